@@ -1,0 +1,1 @@
+"""What touches the world, one port each. Adapters never import one another."""

@@ -1,0 +1,1 @@
+"""Decisions. Pure: no IO, no clock, no randomness, no third-party import."""

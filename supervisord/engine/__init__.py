@@ -1,0 +1,1 @@
+"""The asyncio loops over the ports. Imports no IO library."""

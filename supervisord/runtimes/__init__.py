@@ -1,0 +1,1 @@
+"""Pure descriptions of the kinds of server, one file a runtime."""
