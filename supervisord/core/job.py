@@ -1,0 +1,133 @@
+"""A job: one request to run, and everything that can become of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+
+
+class Priority(IntEnum):
+    """Lower runs first."""
+
+    HIGH = 0
+    NORMAL = 1
+    BATCH = 2
+
+    @property
+    def label(self) -> str:
+        return self.name.lower()
+
+
+class JobStatus(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    ABANDONED = "abandoned"  # the daemon died while a synchronous client waited: never run again
+
+
+TERMINAL = frozenset({JobStatus.DONE, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.ABANDONED})
+
+
+class FailureReason(StrEnum):
+    """Why a job or an attempt did not succeed: the closed list that records, metrics and clients share."""
+
+    QUEUE_FULL = "queue_full"
+    QUEUE_TIMEOUT = "queue_timeout"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+    CLIENT_LEFT = "client_left"
+    SLOW_CLIENT = "slow_client"
+    CANCELLED = "cancelled"
+    DRAINING = "draining"
+    BACKEND_PARKED = "backend_parked"
+    BACKEND_STOPPED = "backend_stopped"
+    BACKEND_UNREACHABLE = "backend_unreachable"
+    BACKEND_DIED = "backend_died"
+    BACKEND_HUNG = "backend_hung"
+    BACKEND_OUT_OF_MEMORY = "backend_out_of_memory"
+    BACKEND_EVICTED = "backend_evicted"
+    BACKEND_PROTOCOL = "backend_protocol_error"
+    BACKEND_ERROR = "backend_error"
+    BACKEND_BUSY = "backend_busy"
+    REQUEST_REJECTED = "request_rejected"
+    CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
+    STREAM_CUT = "stream_cut"
+    STORE_UNAVAILABLE = "store_unavailable"
+    DAEMON_DIED = "daemon_died"
+    INTERNAL = "internal_error"
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What a validated request asks for. Nothing later looks at HTTP again.
+
+    `body` goes to the backend as it came. `patience_s` is how long the client waits by its own word (its SDK's
+    read time-out), `deadline_s` what it asked for with X-Deadline; both count from arrival, in seconds.
+    """
+
+    endpoint: str
+    model: str
+    body: bytes
+    stream: bool = False
+    priority: Priority = Priority.NORMAL
+    client: str = ""
+    max_tokens: int | None = None
+    temperature: float | None = None
+    patience_s: float | None = None
+    deadline_s: float | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One accepted submission. `arrived` is monotonic seconds, `submitted_at` seconds since the epoch."""
+
+    id: str
+    submission: Submission
+    arrived: float
+    submitted_at: float
+    expires: float  # monotonic: not started by then, it fails
+    expiry_reason: FailureReason = FailureReason.QUEUE_TIMEOUT
+    attempts: int = 0
+    avoid: frozenset[str] = frozenset()  # backends that failed it, to be tried last
+
+    @property
+    def model(self) -> str:
+        return self.submission.model
+
+    @property
+    def priority(self) -> Priority:
+        return self.submission.priority
+
+
+class JobEvent(StrEnum):
+    STARTED = "started"
+    REQUEUED = "requeued"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    ABANDONED = "abandoned"
+
+
+_MOVES: Mapping[tuple[JobStatus, JobEvent], JobStatus] = {
+    (JobStatus.QUEUED, JobEvent.STARTED): JobStatus.RUNNING,
+    (JobStatus.QUEUED, JobEvent.FAILED): JobStatus.FAILED,
+    (JobStatus.QUEUED, JobEvent.CANCELLED): JobStatus.CANCELLED,
+    (JobStatus.QUEUED, JobEvent.ABANDONED): JobStatus.ABANDONED,
+    (JobStatus.RUNNING, JobEvent.REQUEUED): JobStatus.QUEUED,
+    (JobStatus.RUNNING, JobEvent.SUCCEEDED): JobStatus.DONE,
+    (JobStatus.RUNNING, JobEvent.FAILED): JobStatus.FAILED,
+    (JobStatus.RUNNING, JobEvent.CANCELLED): JobStatus.CANCELLED,
+    (JobStatus.RUNNING, JobEvent.ABANDONED): JobStatus.ABANDONED,
+}
+
+
+def advance(status: JobStatus, event: JobEvent) -> JobStatus:
+    """The status after `event`.
+
+    Raises ValueError for a move that does not exist: a finished job never runs again, nor ends twice.
+    """
+    try:
+        return _MOVES[status, event]
+    except KeyError:
+        raise ValueError(f"a job that is {status} cannot be {event}") from None
