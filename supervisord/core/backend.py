@@ -1,19 +1,342 @@
-"""The life of a backend."""
+"""The life of a backend: `step` is the only place where a phase changes."""
 
-from dataclasses import dataclass, field
+from dataclasses import replace
+from typing import assert_never
 
-from supervisord.core.restart import RestartPolicy
+from supervisord.core import life
+from supervisord.core.exits import CauseKind, ExitCause
+from supervisord.core.job import FailureReason
+from supervisord.core.life import ALIVE, DOWN, After, BackendState, Effect, LifePolicy, Phase, StopStep, Want
+from supervisord.core.restart import delay, exhausted, within_window
+
+__all__ = ["BackendState", "LifePolicy", "Phase", "step"]
+
+Outcome = tuple[BackendState, tuple[Effect, ...]]
 
 
-@dataclass(frozen=True, slots=True)
-class LifePolicy:
-    """Bounds on the life of one backend. Durations in seconds."""
+def step(state: BackendState, event: life.Event, policy: LifePolicy, now: float) -> Outcome:  # noqa: C901, PLR0912 - one arm an event: this is the table
+    """The state after `event`, and what is to be done about it. Pure; news of an earlier generation changes nothing."""
+    match event:
+        case life.StartAsked():
+            return _start_asked(state, event, now)
+        case life.WakeAsked():
+            return _wake_asked(state, event, now)
+        case life.StopAsked():
+            return _stop_asked(state, event, policy, now)
+        case life.RestartAsked():
+            return _restart_asked(state, event, policy, now)
+        case life.ResetAsked():
+            return _reset_asked(state, event, policy, now)
+        case life.Spawned():
+            return _spawned(state, event, policy, now)
+        case life.SpawnFailed():
+            return _spawn_failed(state, event, policy, now)
+        case life.Progressed():
+            return _progressed(state, event, policy, now)
+        case life.Answered():
+            return _answered(state, event, policy, now)
+        case life.ProbeMissed():
+            return _probe_missed(state, event, policy, now)
+        case life.Exited():
+            return _exited(state, event, policy, now)
+        case life.TreeGone():
+            return _tree_gone(state, event, now)
+        case life.Released():
+            return _released(state, event, policy, now)
+        case life.DeadlineReached():
+            return _deadline_reached(state, policy, now)
+        case life.LeaseAsked():
+            return _lease_asked(state, event, policy, now)
+        case life.LeaseEnded():
+            return _lease_ended(state, event, policy, now)
+        case _ as never:
+            assert_never(never)
 
-    slots: int = 1
-    load_stall_s: float = 300.0
-    probe_hang_s: float = 30.0
-    progress_s: float = 120.0
-    drain_s: float = 30.0
-    term_s: float = 10.0
-    kill_s: float = 5.0
-    restart: RestartPolicy = field(default_factory=RestartPolicy)
+
+# --- what operators, requests and the configuration ask for ----------------------------------------------------------
+
+
+def _start_asked(state: BackendState, event: life.StartAsked, now: float) -> Outcome:
+    wanted = replace(state, want=Want.UP)
+    if state.phase in DOWN:
+        return _start(_forgiven(wanted), event.why, now)
+    if state.phase in {Phase.DRAINING, Phase.STOPPING, Phase.UNKILLABLE} and state.after is After.STAY:
+        return replace(wanted, after=After.AGAIN), ()
+    return wanted, ()
+
+
+def _wake_asked(state: BackendState, event: life.WakeAsked, now: float) -> Outcome:
+    if state.want is Want.DOWN:
+        return state, ()
+    if state.phase is Phase.STOPPED:
+        return _start(state, event.why, now)
+    if state.phase in {Phase.DRAINING, Phase.STOPPING} and state.after is After.STAY:
+        return replace(state, after=After.AGAIN), ()
+    return state, ()
+
+
+def _stop_asked(state: BackendState, event: life.StopAsked, policy: LifePolicy, now: float) -> Outcome:
+    # Leaving for memory's sake must not override an operator's stop.
+    wanted = replace(state, want=Want.DOWN if state.want is Want.DOWN else event.want, after=After.STAY)
+    if state.phase in DOWN:
+        # A parked backend keeps its reason when it only had to leave: it is not there anyway.
+        if state.phase is Phase.PARKED and event.want is not Want.DOWN:
+            return state, ()
+        return _enter(wanted, Phase.STOPPED, event.why, now), ()
+    return _wind_down(wanted, event.why, policy, now)
+
+
+def _restart_asked(state: BackendState, event: life.RestartAsked, policy: LifePolicy, now: float) -> Outcome:
+    wanted = replace(_forgiven(state), want=Want.UP, after=After.AGAIN)
+    if state.phase in DOWN:
+        return _start(wanted, event.why, now)
+    return _wind_down(wanted, event.why, policy, now)
+
+
+def _reset_asked(state: BackendState, event: life.ResetAsked, policy: LifePolicy, now: float) -> Outcome:
+    fresh = replace(_forgiven(state), rung=0)
+    if state.phase is Phase.UNKILLABLE:
+        return fresh, (life.Kill(state.generation),)
+    if state.phase in {Phase.PARKED, Phase.BACKOFF}:
+        return _start(fresh, event.why, now)
+    if state.rung and state.phase in ALIVE - {Phase.DRAINING}:  # the full footprint is to be tried now
+        return _wind_down(replace(fresh, after=After.AGAIN), event.why, policy, now)
+    return fresh, ()
+
+
+# --- what the process does -------------------------------------------------------------------------------------------
+
+
+def _spawned(state: BackendState, event: life.Spawned, policy: LifePolicy, now: float) -> Outcome:
+    if event.generation != state.generation:
+        return state, (life.Kill(event.generation),)
+    if state.phase is Phase.STARTING:
+        loading = _enter(state, Phase.LOADING, state.reason, now)
+        return replace(loading, deadline=now + policy.load_stall_s), ()
+    if state.phase is Phase.STOPPING:  # asked to stop while it was being spawned
+        return state, (life.Terminate(state.generation),)
+    return state, ()
+
+
+def _spawn_failed(state: BackendState, event: life.SpawnFailed, policy: LifePolicy, now: float) -> Outcome:
+    if event.generation != state.generation:
+        return state, ()
+    if state.phase is Phase.STARTING:
+        return _settle(replace(state, cause=event.cause, after=After.JUDGE), event.draw, policy, now)
+    if state.phase is Phase.STOPPING:
+        return _settle(state, event.draw, policy, now)
+    return state, ()
+
+
+def _progressed(state: BackendState, event: life.Progressed, policy: LifePolicy, now: float) -> Outcome:
+    if event.generation != state.generation:
+        return state, ()
+    match state.phase:
+        case Phase.LOADING:
+            return replace(state, deadline=now + policy.load_stall_s), ()
+        case Phase.READY:
+            return replace(state, deadline=_work_deadline(state.in_flight, policy, now)), ()
+        case Phase.SUSPECT:  # it does not answer, but tokens flow: slow is not hung
+            return replace(state, deadline=now + policy.probe_hang_s), ()
+        case _:
+            return state, ()
+
+
+def _answered(state: BackendState, event: life.Answered, policy: LifePolicy, now: float) -> Outcome:
+    if event.generation != state.generation:
+        return state, ()
+    if state.phase is Phase.LOADING:
+        ready = _enter(state, Phase.READY, "", now)
+        return replace(ready, ready_since=now, served=0), ()
+    if state.phase is Phase.SUSPECT:
+        ready = _enter(state, Phase.READY, "", now)
+        return replace(ready, deadline=_work_deadline(state.in_flight, policy, now)), ()
+    return state, ()
+
+
+def _probe_missed(state: BackendState, event: life.ProbeMissed, policy: LifePolicy, now: float) -> Outcome:
+    if event.generation != state.generation or state.phase is not Phase.READY:
+        return state, ()
+    suspect = _enter(state, Phase.SUSPECT, event.why, now)
+    return replace(suspect, deadline=now + policy.probe_hang_s), ()
+
+
+def _exited(state: BackendState, event: life.Exited, policy: LifePolicy, now: float) -> Outcome:
+    if event.generation != state.generation:
+        return state, ()
+    if state.phase is Phase.STOPPING:
+        # Of two words for one verdict the earlier stands: it says what was waited for.
+        same = state.cause is not None and state.cause.kind is event.cause.kind
+        return _kill_rest(state if same else replace(state, cause=event.cause), policy, now)
+    if state.phase in ALIVE or state.phase is Phase.STARTING:
+        after = state.after if state.phase is Phase.DRAINING else After.JUDGE
+        stopping = _enter(state, Phase.STOPPING, event.cause.summary, now)
+        return _kill_rest(replace(stopping, cause=event.cause, after=after), policy, now)
+    return state, ()
+
+
+def _tree_gone(state: BackendState, event: life.TreeGone, now: float) -> Outcome:
+    if event.generation != state.generation:
+        return state, ()
+    if state.phase is Phase.UNKILLABLE:
+        return replace(_enter(state, Phase.STOPPING, state.reason, now), stop=StopStep.RELEASE), ()
+    if state.phase is Phase.STOPPING:
+        return replace(state, stop=StopStep.RELEASE, deadline=None), ()
+    return state, ()
+
+
+def _released(state: BackendState, event: life.Released, policy: LifePolicy, now: float) -> Outcome:
+    if event.generation != state.generation or state.phase is not Phase.STOPPING:
+        return state, ()
+    return _settle(state, event.draw, policy, now)
+
+
+# --- time ------------------------------------------------------------------------------------------------------------
+
+
+def _deadline_reached(state: BackendState, policy: LifePolicy, now: float) -> Outcome:  # noqa: C901 - one arm a phase
+    if state.deadline is None or now < state.deadline:
+        return state, ()
+    match state.phase:
+        case Phase.LOADING:
+            cause = ExitCause(CauseKind.LOAD_STALL, f"no sign of loading for {policy.load_stall_s:g} s")
+            return _condemn(state, cause, FailureReason.BACKEND_HUNG, policy, now)
+        case Phase.READY:
+            cause = ExitCause(CauseKind.HANG, f"work in flight, and nothing moved for {policy.progress_s:g} s")
+            return _condemn(state, cause, FailureReason.BACKEND_HUNG, policy, now)
+        case Phase.SUSPECT:
+            cause = ExitCause(CauseKind.HANG, f"no answer for {policy.probe_hang_s:g} s: {state.reason}")
+            return _condemn(state, cause, FailureReason.BACKEND_HUNG, policy, now)
+        case Phase.DRAINING:
+            lost = life.FailLeases(state.generation, FailureReason.DRAINING, state.reason)
+            stopping, effects = _terminate(state, state.reason, policy, now)
+            return stopping, (lost, *effects)
+        case Phase.STOPPING if state.stop is StopStep.TERM:
+            return _kill_rest(state, policy, now)
+        case Phase.STOPPING:
+            return _enter(state, Phase.UNKILLABLE, "a process of it survives SIGKILL", now), ()
+        case Phase.BACKOFF:
+            return _start(state, state.reason, now)
+        case Phase.PARKED:
+            # Re-armed for one try: the next failure parks it again.
+            spent = replace(state, failures=(now,) * (policy.restart.max_failures - 1))
+            return _start(spent, "tried again after being parked", now)
+        case Phase.STOPPED | Phase.STARTING | Phase.UNKILLABLE:
+            return replace(state, deadline=None), ()
+
+
+# --- slots -----------------------------------------------------------------------------------------------------------
+
+
+def _lease_asked(state: BackendState, event: life.LeaseAsked, policy: LifePolicy, now: float) -> Outcome:
+    if state.phase is not Phase.READY or state.in_flight >= policy.slots:
+        return state, (life.RefuseLease(event.job_id),)
+    deadline = state.deadline if state.in_flight else _work_deadline(1, policy, now)
+    busy = replace(state, in_flight=state.in_flight + 1, deadline=deadline)
+    return busy, (life.GrantLease(event.job_id, state.generation),)
+
+
+def _lease_ended(state: BackendState, event: life.LeaseEnded, policy: LifePolicy, now: float) -> Outcome:
+    if event.generation != state.generation or state.in_flight == 0:
+        return state, ()
+    left = state.in_flight - 1
+    freed = replace(state, in_flight=left, served=state.served + event.served)
+    if state.phase is Phase.READY:
+        return replace(freed, deadline=_work_deadline(left, policy, now)), ()
+    if state.phase is Phase.DRAINING and left == 0:
+        return _terminate(freed, state.reason, policy, now)
+    return freed, ()
+
+
+def _work_deadline(in_flight: int, policy: LifePolicy, now: float) -> float | None:
+    return now + policy.progress_s if in_flight else None
+
+
+# --- moves that several events share ---------------------------------------------------------------------------------
+
+
+def _enter(state: BackendState, phase: Phase, reason: str, now: float) -> BackendState:
+    return replace(state, phase=phase, since=now, reason=reason, deadline=None, stop=None)
+
+
+def _start(state: BackendState, why: str, now: float) -> Outcome:
+    generation = state.generation + 1
+    starting = _enter(state, Phase.STARTING, why, now)
+    fresh = replace(starting, generation=generation, in_flight=0, after=After.STAY, ready_since=None, served=0)
+    return fresh, (life.Spawn(generation, state.rung),)
+
+
+def _forgiven(state: BackendState) -> BackendState:
+    return replace(state, failures=(), streak=0)
+
+
+def _wind_down(state: BackendState, why: str, policy: LifePolicy, now: float) -> Outcome:
+    """Stop a backend that has a process: drain it first where it serves somebody."""
+    if state.phase in {Phase.DRAINING, Phase.STOPPING, Phase.UNKILLABLE}:
+        return state, ()
+    # The generation that is asked to go has not failed yet.
+    asked = replace(state, cause=None)
+    if state.phase in {Phase.READY, Phase.SUSPECT} and state.in_flight:
+        draining = _enter(asked, Phase.DRAINING, why, now)
+        return replace(draining, deadline=now + policy.drain_s), ()
+    return _terminate(asked, why, policy, now)
+
+
+def _terminate(state: BackendState, why: str, policy: LifePolicy, now: float) -> Outcome:
+    stopping = _enter(state, Phase.STOPPING, why, now)
+    return replace(stopping, stop=StopStep.TERM, deadline=now + policy.term_s), (life.Terminate(state.generation),)
+
+
+def _kill_rest(state: BackendState, policy: LifePolicy, now: float) -> Outcome:
+    """SIGKILL whatever is left of the tree: workers outlive their leader with all its memory."""
+    if state.stop is StopStep.RELEASE:
+        return state, ()
+    return replace(state, stop=StopStep.KILL, deadline=now + policy.kill_s), (life.Kill(state.generation),)
+
+
+def _condemn(state: BackendState, cause: ExitCause, reason: FailureReason, policy: LifePolicy, now: float) -> Outcome:
+    lost = life.FailLeases(state.generation, reason, cause.summary)
+    stopping, effects = _terminate(replace(state, cause=cause, after=After.JUDGE), cause.summary, policy, now)
+    return stopping, (lost, *effects)
+
+
+def _settle(state: BackendState, draw: float, policy: LifePolicy, now: float) -> Outcome:
+    """What follows now that nothing is left of the generation."""
+    match state.after:
+        case After.STAY:
+            return _enter(replace(state, in_flight=0), Phase.STOPPED, state.reason, now), ()
+        case After.AGAIN:
+            return _start(state, state.reason, now)
+        case After.JUDGE:
+            return _judge(state, draw, policy, now)
+
+
+def _judge(state: BackendState, draw: float, policy: LifePolicy, now: float) -> Outcome:
+    """A generation ended unasked: once more, smaller, later, or not at all."""
+    cause = state.cause or ExitCause(CauseKind.CRASH, "it ended, and nothing tells why")
+    counted = replace(_counted(state, policy, now), restarts=state.restarts + 1, in_flight=0, cause=cause)
+    if cause.permanent:
+        return _enter(counted, Phase.PARKED, cause.summary, now), ()
+    if cause.is_oom:
+        if state.rung < policy.rungs:
+            return _start(replace(counted, rung=state.rung + 1), cause.summary, now)
+        return _parked(counted, f"{cause.summary}; no smaller footprint is left", policy, now), ()
+    if exhausted(counted.failures, policy.restart):
+        why = f"{len(counted.failures)} failures within {policy.restart.window_s:g} s; the last: {cause.summary}"
+        return _parked(counted, why, policy, now), ()
+    waiting = _enter(counted, Phase.BACKOFF, cause.summary, now)
+    return replace(waiting, deadline=now + delay(counted.streak, draw, policy.restart)), ()
+
+
+def _counted(state: BackendState, policy: LifePolicy, now: float) -> BackendState:
+    """`state` with this failure counted; those before a stable service are forgotten."""
+    stable = (
+        state.ready_since is not None and state.served > 0 and now - state.ready_since >= policy.restart.stable_after_s
+    )
+    earlier = () if stable else within_window(state.failures, now, policy.restart)
+    return replace(state, failures=(*earlier, now), streak=1 if stable else state.streak + 1)
+
+
+def _parked(state: BackendState, why: str, policy: LifePolicy, now: float) -> BackendState:
+    parked = _enter(state, Phase.PARKED, why, now)
+    return replace(parked, deadline=now + policy.restart.rearm_after_s)

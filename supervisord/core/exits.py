@@ -72,3 +72,116 @@ class ExitCause:
     @property
     def is_oom(self) -> bool:
         return self.kind in OUT_OF_MEMORY
+
+
+def classify(found: ExitEvidence, signatures: Sequence[Signature]) -> ExitCause:
+    """Why it ended; the first rule that matches wins, in the order of certainty.
+
+    What a runtime prints is believed before how it ended: a GPU OOM often ends in a failed assertion, in a double
+    free, or in status 0. SIGKILL alone is never taken for OOM.
+    """
+    if found.asked is AskedFor.STOP:
+        return ExitCause(CauseKind.ASKED, "stopped as asked")
+    return (
+        _spawn_failed(found)
+        or _kernel_oom(found)
+        or _by_signature(found, signatures, CauseKind.GPU_OOM, "GPU out of memory")
+        or _by_signature(found, signatures, CauseKind.DEVICE_LOST, "the GPU was lost")
+        or _configuration(found, signatures)
+        or _hang(found)
+        or _ending(found)
+    )
+
+
+def describe_status(status: int | None) -> str:
+    """An exit status in words: "status 1", "signal 9 (SIGKILL)"."""
+    if status is None:
+        return "unknown status"
+    if status >= 0:
+        return f"status {status}"
+    return f"signal {-status} ({_SIGNALS.get(-status, 'unnamed')})"
+
+
+# Linux numbers, the same on x86-64 and arm64 (signal(7)).
+_SIGNALS = {
+    1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL",
+    11: "SIGSEGV", 13: "SIGPIPE", 15: "SIGTERM", 24: "SIGXCPU", 25: "SIGXFSZ", 31: "SIGSYS",
+}  # fmt: skip
+
+
+def _spawn_failed(found: ExitEvidence) -> ExitCause | None:
+    if found.spawn_error is None:
+        return None
+    kind = CauseKind.CONFIGURATION if found.spawn_permanent else CauseKind.CRASH
+    return ExitCause(kind, found.spawn_error, permanent=found.spawn_permanent)
+
+
+def _kernel_oom(found: ExitEvidence) -> ExitCause | None:
+    if found.cgroup_oom_kills:
+        return ExitCause(
+            CauseKind.KERNEL_OOM,
+            "killed by the kernel: its memory group was full",
+            evidence=(f"memory.events oom_kill rose by {found.cgroup_oom_kills}",),
+        )
+    if found.status != -9 or not found.kernel_oom_kills or found.kernel_named_us is False:
+        return None
+    named = "the kernel log names it" if found.kernel_named_us else "the kernel log cannot be read"
+    return ExitCause(
+        CauseKind.KERNEL_OOM,
+        "killed by the kernel: host out of memory",
+        evidence=(f"/proc/vmstat oom_kill rose by {found.kernel_oom_kills}", named),
+    )
+
+
+def _by_signature(
+    found: ExitEvidence, signatures: Sequence[Signature], kind: CauseKind, summary: str
+) -> ExitCause | None:
+    line = _matching_line(found.log, signatures, kind)
+    if line is None:
+        return None
+    evidence = [line]
+    if found.vram_free_ratio is not None:
+        evidence.append(f"{found.vram_free_ratio:.0%} of the GPU's memory was free")
+    return ExitCause(kind, f"{summary}: {line}", evidence=tuple(evidence))
+
+
+def _matching_line(log: Sequence[str], signatures: Sequence[Signature], kind: CauseKind) -> str | None:
+    """The first line that proves `kind`: what follows it is only the fall."""
+    wanted = [(s.words.lower(), s.unless.lower()) for s in signatures if s.kind is kind]
+    for line in log:
+        low = line.lower()
+        if any(words in low and not (unless and unless in low) for words, unless in wanted):
+            return line.strip()
+    return None
+
+
+def _configuration(found: ExitEvidence, signatures: Sequence[Signature]) -> ExitCause | None:
+    """Words about flags, models and ports count only before it ever served, and only with a failing status."""
+    if found.was_ready or found.status is None or found.status <= 0:
+        return None
+    line = _matching_line(found.log, signatures, CauseKind.CONFIGURATION)
+    if line is None:
+        return None
+    return ExitCause(CauseKind.CONFIGURATION, line, permanent=True, evidence=_last_lines(found.log))
+
+
+def _hang(found: ExitEvidence) -> ExitCause | None:
+    if found.asked is AskedFor.HANG:
+        return ExitCause(CauseKind.HANG, "killed because it no longer answered", evidence=_last_lines(found.log))
+    if found.asked is AskedFor.STALL:
+        return ExitCause(CauseKind.LOAD_STALL, "killed because loading stood still", evidence=_last_lines(found.log))
+    return None
+
+
+def _ending(found: ExitEvidence) -> ExitCause:
+    how = describe_status(found.status)
+    if found.status in {-9, -15}:
+        return ExitCause(CauseKind.KILLED, f"killed from outside by {how}", evidence=_last_lines(found.log))
+    if found.status == 0:
+        return ExitCause(CauseKind.EXITED, "it ended with status 0, unasked", evidence=_last_lines(found.log))
+    last = found.log[-1].strip() if found.log else "it printed nothing"
+    return ExitCause(CauseKind.CRASH, f"ended by {how}: {last}", evidence=_last_lines(found.log))
+
+
+def _last_lines(log: Sequence[str], count: int = 5) -> tuple[str, ...]:
+    return tuple(line.strip() for line in log[-count:])

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from supervisord.core.backend import LifePolicy
+from supervisord.core.life import LifePolicy
 from supervisord.core.exits import Signature
 from supervisord.core.ladder import Footprint, Rung
 from supervisord.core.record import Identity

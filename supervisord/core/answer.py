@@ -1,0 +1,174 @@
+"""What a backend's answer is worth: its failures, its usage, and whether a stream is whole.
+
+All of it works on bytes as they pass, without parsing them: a token's event costs well under a microsecond. JSON never
+has a bare quote inside a string, so a search for `"usage":` cannot be fooled by what a model writes.
+"""
+
+import json
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from supervisord.core.job import FailureReason
+from supervisord.core.record import Usage
+
+TAIL_BYTES = 32 * 1024  # holds the last events of any runtime: usage, timings, [DONE]
+DONE = b"data: [DONE]"
+ERROR_STARTS = (b'data: {"error"', b'data:{"error"', b"error: {", b"event: error")
+
+_DECODER = json.JSONDecoder()
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error status of a backend. `retriable`: another attempt may succeed, and does no harm."""
+
+    reason: FailureReason
+    retriable: bool
+
+
+def refusal(status: int, body: bytes) -> Refusal | None:
+    """What the status of a backend's answer says; None for a success."""
+    if status < 400:
+        return None
+    if status == 400 and b"exceed_context_size_error" in body:
+        return Refusal(FailureReason.CONTEXT_LENGTH_EXCEEDED, retriable=False)
+    if status in {429, 503}:  # 503 is llama-server's "Loading model"
+        return Refusal(FailureReason.BACKEND_BUSY, retriable=True)
+    if status in {500, 502, 504}:  # llama.cpp survives "Compute error." and answers the next request
+        return Refusal(FailureReason.BACKEND_ERROR, retriable=True)
+    return Refusal(FailureReason.REQUEST_REJECTED, retriable=False)
+
+
+def usage(body: bytes) -> Usage:
+    """Tokens as the backend counted them, from the `usage` and llama.cpp `timings` of an answer or of a stream's end."""
+    said = _last_object(body, b'"usage":')
+    timings = _last_object(body, b'"timings":')
+    details = said.get("prompt_tokens_details")
+    cached = _count(details, "cached_tokens") if isinstance(details, dict) else None
+    tokens_in, cache_n, prompt_n = (
+        _count(said, "prompt_tokens"),
+        _count(timings, "cache_n"),
+        _count(timings, "prompt_n"),
+    )
+    if tokens_in is None and prompt_n is not None:
+        tokens_in = prompt_n + (cache_n or 0)
+    tokens_out = _count(said, "completion_tokens")
+    speed = timings.get("predicted_per_second")
+    return Usage(
+        tokens_in=tokens_in,
+        tokens_cached=cached if cache_n is None else cache_n,
+        tokens_out=_count(timings, "predicted_n") if tokens_out is None else tokens_out,
+        tokens_per_second=float(speed) if isinstance(speed, (int, float)) and speed > 0 else None,
+    )
+
+
+def _count(values: Mapping[str, object], name: str) -> int | None:
+    value = values.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _last_object(body: bytes, key: bytes) -> Mapping[str, object]:
+    """The last JSON object in `body` that stands behind `key`; empty when there is none."""
+    end = len(body)
+    while (at := body.rfind(key, 0, end)) >= 0:
+        start = at + len(key)
+        text = body[start : start + 4096].decode("utf-8", "replace").lstrip()
+        end = at
+        if not text.startswith("{"):
+            continue  # "usage": null, as vLLM writes into every chunk but the last
+        try:
+            return cast("Mapping[str, object]", _DECODER.raw_decode(text)[0])
+        except ValueError:
+            continue
+    return {}
+
+
+def error_message(body: bytes) -> str:
+    """What an error answer or error event says, in one line, for the record."""
+    told = _last_object(body, b'"error":').get("message")
+    text = told if isinstance(told, str) and told else body[:300].decode("utf-8", "replace")
+    return " ".join(text.split())[:300]
+
+
+class StreamWatch:
+    """Looks at a stream of server-sent events as it passes, and holds back what is not yet a whole event.
+
+    Whole events are handed on in the very bytes in which they came. An event that is cut off by the death of its
+    backend has not reached the client then, so that the error event which follows can be read.
+    """
+
+    __slots__ = ("_held", "_kept", "_tail", "failed", "tokens_seen")
+
+    HOLD_LIMIT = 1024 * 1024  # an event longer than this goes on in parts
+
+    def __init__(self) -> None:
+        self._held = b""
+        self._tail: deque[bytes] = deque()
+        self._kept = 0
+        self.failed = False  # an error event has passed
+        self.tokens_seen = False  # an event with data, and not an error, has passed
+
+    def feed(self, data: bytes) -> bytes:
+        """Take what came; returns what may go on to the client now (possibly nothing)."""
+        if self._held:
+            data = self._held + data
+            self._held = b""
+        if not data.endswith((b"\n\n", b"\r\n\r\n")):
+            data = self._hold_back(data)
+            if not data:
+                return b""
+        self._look(data)
+        return data
+
+    def _hold_back(self, data: bytes) -> bytes:
+        cut = max(data.rfind(b"\n\n") + 2, data.rfind(b"\r\n\r\n") + 4 if b"\r" in data else 0, 0)
+        if cut < 2:
+            cut = 0
+        rest = data[cut:]
+        if rest.startswith(b":") and rest.endswith(b"\n"):  # a keep-alive comment of a single line is whole
+            return data
+        if len(rest) > self.HOLD_LIMIT:
+            return data
+        self._held = rest
+        return data[:cut]
+
+    def _look(self, data: bytes) -> None:
+        if b'"error"' in data or b"event: error" in data or data.startswith(b"error:"):
+            self.failed = self.failed or has_error_event(data)
+        if not self.tokens_seen and not self.failed:
+            self.tokens_seen = b"data:" in data
+        tail = self._tail
+        tail.append(data)
+        self._kept += len(data)
+        while self._kept - len(tail[0]) >= TAIL_BYTES:
+            self._kept -= len(tail.popleft())
+
+    def rest(self) -> bytes:
+        """What was held back when the stream ended: a last event without its blank line."""
+        held, self._held = self._held, b""
+        if held:
+            self._look(held)
+        return held
+
+    @property
+    def tail(self) -> bytes:
+        """The last events, at least TAIL_BYTES of them where there were as many."""
+        return b"".join(self._tail)
+
+    @property
+    def done(self) -> bool:
+        """Whether the stream said `[DONE]`. After an error event that proves nothing."""
+        return not self.failed and DONE in self.tail[-256:]
+
+
+def has_error_event(data: bytes) -> bool:
+    """Whether one of the events in `data` is an error of the server."""
+    return any(line.startswith(ERROR_STARTS) for line in data.splitlines())
+
+
+def error_event(message: str, error_type: str, code: str) -> bytes:
+    """An error as an event in OpenAI's shape: SDKs raise it as an API error in the middle of a stream."""
+    error = {"error": {"message": message, "type": error_type, "param": None, "code": code}}
+    return b"data: " + json.dumps(error, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

@@ -1,0 +1,140 @@
+"""A request as it came -> Submission, or InvalidRequestError. The only place that knows what a request may say."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from supervisord.core.errors import InvalidRequestError
+from supervisord.core.job import Priority, Submission
+
+
+class JsonKind(StrEnum):
+    OBJECT = "object"
+    ARRAY = "array"
+    STRING = "string"  # a string longer than anything validation looks at
+
+
+Value = JsonKind | str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A door of a backend that work is queued for. `payload` is the member that must be there, and its kinds."""
+
+    path: str
+    payload: str
+    kinds: frozenset[JsonKind]
+    streams: bool
+
+
+_TEXT = frozenset({JsonKind.STRING, JsonKind.ARRAY})
+
+ENDPOINTS: Mapping[str, Endpoint] = {
+    e.path: e
+    for e in (
+        Endpoint("/v1/chat/completions", "messages", frozenset({JsonKind.ARRAY}), streams=True),
+        Endpoint("/v1/completions", "prompt", _TEXT, streams=True),
+        Endpoint("/v1/embeddings", "input", _TEXT, streams=False),
+    )
+}
+
+# The members whose values validation reads; of all others only the kind is told.
+SCALARS = ("model", "stream", "max_tokens", "max_completion_tokens", "temperature")
+
+LONGEST_NAME = 256
+LONGEST_WAIT_S = 7 * 24 * 3600.0
+
+
+def submission(endpoint: Endpoint, body: bytes, members: Mapping[str, Value], headers: Mapping[str, str]) -> Submission:
+    """Check a decoded body against its endpoint.
+
+    `members` are the top-level members of the body: scalars by value, the others by kind. `headers` have lower-case
+    names. Raises InvalidRequestError, with the member that is wrong as `param`.
+    """
+    payload = members.get(endpoint.payload)
+    if isinstance(payload, str) and not isinstance(payload, JsonKind):
+        payload = JsonKind.STRING
+    if payload not in endpoint.kinds:
+        wanted = " or ".join(sorted(f"a {k}" if k is JsonKind.STRING else f"an {k}" for k in endpoint.kinds))
+        raise InvalidRequestError(f'"{endpoint.payload}" must be {wanted}.', param=endpoint.payload)
+    stream = _boolean(members, "stream")
+    if stream and not endpoint.streams:
+        raise InvalidRequestError(f"{endpoint.path} does not stream.", param="stream")
+    limit = _integer(members, "max_completion_tokens")
+    return Submission(
+        endpoint=endpoint.path,
+        model=_model(members),
+        body=body,
+        stream=stream,
+        priority=_priority(headers),
+        client=_client(headers),
+        max_tokens=limit if limit is not None else _integer(members, "max_tokens"),
+        temperature=_number(members, "temperature"),
+        patience_s=_lenient_seconds(headers, "x-stainless-read-timeout"),
+        deadline_s=_seconds(headers, "x-deadline"),
+    )
+
+
+def _model(members: Mapping[str, Value]) -> str:
+    model = members.get("model")
+    if not isinstance(model, str) or isinstance(model, JsonKind) or not model:
+        raise InvalidRequestError('"model" must name a model. GET /v1/models lists them.', param="model")
+    if len(model) > LONGEST_NAME:
+        raise InvalidRequestError(f'"model" is longer than {LONGEST_NAME} characters.', param="model")
+    return model
+
+
+def _boolean(members: Mapping[str, Value], name: str) -> bool:
+    value = members.get(name)
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    raise InvalidRequestError(f'"{name}" must be true or false.', param=name)
+
+
+def _integer(members: Mapping[str, Value], name: str) -> int | None:
+    value = members.get(name)
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    raise InvalidRequestError(f'"{name}" must be a whole number.', param=name)
+
+
+def _number(members: Mapping[str, Value], name: str) -> float | None:
+    value = members.get(name)
+    if value is None:
+        return None
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    raise InvalidRequestError(f'"{name}" must be a number.', param=name)
+
+
+def _priority(headers: Mapping[str, str]) -> Priority:
+    word = headers.get("x-priority", "normal").strip().upper()
+    if word in Priority.__members__:
+        return Priority[word]
+    raise InvalidRequestError("X-Priority must be high, normal or batch.", param="X-Priority")
+
+
+def _seconds(headers: Mapping[str, str], name: str) -> float | None:
+    """A number of seconds from now, e.g. `X-Deadline: 30`."""
+    if name not in headers:
+        return None
+    value = _lenient_seconds(headers, name)
+    if value is None:
+        raise InvalidRequestError(f"{name} must be a number of seconds above 0, such as 30.", param=name)
+    return value
+
+
+def _lenient_seconds(headers: Mapping[str, str], name: str) -> float | None:
+    """For what an SDK sends of itself: a value that makes no sense is as good as none."""
+    try:
+        value = float(headers[name])
+    except (KeyError, ValueError):
+        return None
+    return min(value, LONGEST_WAIT_S) if math.isfinite(value) and value > 0 else None
+
+
+def _client(headers: Mapping[str, str]) -> str:
+    """Who asks, for the record: what it calls itself, else its user agent's first word."""
+    named = headers.get("x-client") or headers.get("user-agent", "").partition(" ")[0]
+    return "".join(c for c in named if c.isprintable())[:64]
