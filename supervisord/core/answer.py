@@ -42,7 +42,7 @@ def refusal(status: int, body: bytes) -> Refusal | None:
 
 
 def usage(body: bytes) -> Usage:
-    """Tokens as the backend counted them, from the `usage` and llama.cpp `timings` of an answer or of a stream's end."""
+    """Tokens as the backend counted them: the last `usage` and llama.cpp `timings` of an answer or of a stream."""
     said = _last_object(body, b'"usage":')
     timings = _last_object(body, b'"timings":')
     details = said.get("prompt_tokens_details")

@@ -9,6 +9,7 @@ class CauseKind(StrEnum):
     ASKED = "asked"
     KERNEL_OOM = "kernel_oom"
     GPU_OOM = "gpu_oom"
+    HOST_OOM = "host_oom"  # an allocation of host memory was refused
     DEVICE_LOST = "device_lost"
     CONFIGURATION = "configuration"
     HANG = "hang"
@@ -18,7 +19,7 @@ class CauseKind(StrEnum):
     EXITED = "exited"  # status 0, and nobody asked: vLLM does so after its engine died
 
 
-OUT_OF_MEMORY = frozenset({CauseKind.KERNEL_OOM, CauseKind.GPU_OOM})
+OUT_OF_MEMORY = frozenset({CauseKind.KERNEL_OOM, CauseKind.GPU_OOM, CauseKind.HOST_OOM})
 
 
 class AskedFor(StrEnum):
@@ -86,6 +87,7 @@ def classify(found: ExitEvidence, signatures: Sequence[Signature]) -> ExitCause:
         _spawn_failed(found)
         or _kernel_oom(found)
         or _by_signature(found, signatures, CauseKind.GPU_OOM, "GPU out of memory")
+        or _by_signature(found, signatures, CauseKind.HOST_OOM, "host out of memory")
         or _by_signature(found, signatures, CauseKind.DEVICE_LOST, "the GPU was lost")
         or _configuration(found, signatures)
         or _hang(found)

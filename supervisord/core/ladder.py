@@ -8,7 +8,7 @@ from enum import StrEnum
 class Footprint:
     """The settings that decide how much memory a server takes. None: the runtime's own default."""
 
-    context: int | None = None  # tokens over all slots
+    context: int | None = None  # tokens one request may use, prompt and answer together
     cache_type: str | None = None  # KV cache element type: f16, q8_0, q4_0
     gpu_layers: int | None = None  # None: as many as fit; 0: CPU only
     batch: int | None = None

@@ -103,12 +103,13 @@ class JobQueue:
 
     def expired(self, now: float) -> list[Job]:
         """Jobs that have waited for too long, longest overdue first. They stay until taken."""
-        found = []
+        found: dict[str, Job] = {}  # a job that was put back stands in the heap twice
         while (expiry := self.next_expiry()) is not None and expiry <= now:
-            found.append(self._jobs[self._keys[heappop(self._expiries)[1]]])
-        for job in found:
+            job_id = heappop(self._expiries)[1]
+            found[job_id] = self._jobs[self._keys[job_id]]
+        for job in found.values():
             heappush(self._expiries, (job.expires, job.id))
-        return found
+        return list(found.values())
 
     def next_expiry(self) -> float | None:
         """When the next job expires (monotonic); None when nothing waits."""

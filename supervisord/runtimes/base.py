@@ -77,11 +77,10 @@ class Readiness(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """Figures that only grow while a server does work, and the gauge of what it is doing."""
+    """What a server tells of its work. `work` only ever grows, and grows while anything gets done."""
 
-    prompt_tokens: float
-    generated_tokens: float
-    busy: float | None = None
+    work: float
+    busy: float | None = None  # requests being processed
 
 
 class Runtime(Protocol):
@@ -93,9 +92,16 @@ class Runtime(Protocol):
     identity_paths: tuple[str, ...]
     signatures: tuple[Signature, ...]
     ladder: tuple[Rung, ...]
+    program: str  # looked for on PATH where the configuration says `binary: auto`
 
-    def launch(self, spec: BackendSpec, footprint: Footprint, port: int, binary: str) -> Launch:
-        """The command line that serves `spec` at `footprint` on `port`."""
+    def launch(
+        self, spec: BackendSpec, footprint: Footprint, port: int, program: tuple[str, ...], offered: frozenset[str]
+    ) -> Launch:
+        """The command line that serves `spec` at `footprint` on `port`.
+
+        `program` is what stands before the flags; `offered` the flags it says it knows: what is not among them is
+        left out, so that one description serves many versions.
+        """
         ...
 
     def readiness(self, answer: HttpAnswer) -> Readiness:

@@ -1,0 +1,182 @@
+"""llama.cpp's `llama-server`, as read from its sources and seen by running it."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import cast
+
+from supervisord.core.exits import CauseKind, Signature
+from supervisord.core.ladder import Footprint, Rung, Shrink
+from supervisord.core.record import Identity
+from supervisord.runtimes.base import BackendSpec, Counters, HttpAnswer, Launch, Readiness, RuntimeKind
+
+# "Retrying without pipeline parallelism" starts over with less memory; pinned host memory is only an accelerator.
+_GPU_OOM = (
+    Signature(CauseKind.GPU_OOM, "cudaMalloc failed: out of memory", unless="retrying without pipeline parallelism"),
+    Signature(CauseKind.GPU_OOM, "CUDA error: out of memory"),
+    Signature(CauseKind.GPU_OOM, "unable to allocate CUDA", unless="pinned"),
+    Signature(CauseKind.GPU_OOM, "unable to allocate ROCm", unless="pinned"),
+    Signature(CauseKind.GPU_OOM, "unable to allocate Vulkan", unless="pinned"),
+    Signature(CauseKind.GPU_OOM, "failed to allocate CUDA", unless="pinned"),
+    Signature(CauseKind.GPU_OOM, "out of device memory"),
+    Signature(CauseKind.GPU_OOM, "ErrorOutOfDeviceMemory"),
+    Signature(CauseKind.GPU_OOM, "hipMalloc failed"),
+    Signature(CauseKind.GPU_OOM, "hipErrorOutOfMemory"),
+    Signature(CauseKind.GPU_OOM, "CUBLAS_STATUS_ALLOC_FAILED"),
+)
+_HOST_OOM = (
+    Signature(CauseKind.HOST_OOM, "unable to allocate CPU"),
+    Signature(CauseKind.HOST_OOM, "ggml_aligned_malloc: insufficient memory"),
+    Signature(CauseKind.HOST_OOM, "std::bad_alloc"),
+    Signature(CauseKind.HOST_OOM, "cannot allocate memory"),
+)
+_DEVICE_LOST = (
+    Signature(CauseKind.DEVICE_LOST, "GPU is lost"),
+    Signature(CauseKind.DEVICE_LOST, "ErrorDeviceLost"),
+    Signature(CauseKind.DEVICE_LOST, "fallen off the bus"),
+)
+_CONFIGURATION = (
+    Signature(CauseKind.CONFIGURATION, "error: invalid argument"),
+    Signature(CauseKind.CONFIGURATION, "error while handling argument"),
+    Signature(CauseKind.CONFIGURATION, "failed to open GGUF file"),
+    Signature(CauseKind.CONFIGURATION, "invalid magic"),
+    Signature(CauseKind.CONFIGURATION, "tensor data is not within the file bounds"),
+    Signature(CauseKind.CONFIGURATION, "unknown model architecture"),
+    Signature(CauseKind.CONFIGURATION, "error loading model"),
+    Signature(CauseKind.CONFIGURATION, "failed to load model"),
+    Signature(CauseKind.CONFIGURATION, "error while loading shared libraries"),
+)
+
+_METRIC = re.compile(rb"^llamacpp:(\w+) ([0-9.eE+-]+)$", re.MULTILINE)
+# n_decode_total moves with every batch, in the middle of a long prompt too; the token counters only at its end.
+_WORK = frozenset({b"n_decode_total", b"prompt_tokens_total", b"tokens_predicted_total"})
+
+CACHE_RAM_MIB = 0  # llama-server's own prompt cache takes up to 8 GiB of host RAM that nobody counts: off unless asked
+
+
+class LlamaCpp:
+    """`runtimes.base.Runtime` for llama-server. `/health` never asks the engine; the counters go through its queue."""
+
+    kind = RuntimeKind.LLAMA_CPP
+    program = "llama-server"
+    ready_path = "/health"
+    counters_path = "/metrics"
+    identity_paths = ("/props", "/v1/models")
+    signatures = _GPU_OOM + _HOST_OOM + _DEVICE_LOST + _CONFIGURATION
+    ladder = (
+        Rung(Shrink.CACHE_Q8),
+        Rung(Shrink.CONTEXT, 0.75),
+        Rung(Shrink.CONTEXT, 0.5),
+        Rung(Shrink.GPU_LAYERS, 0.5),
+    )
+
+    def launch(
+        self, spec: BackendSpec, footprint: Footprint, port: int, program: tuple[str, ...], offered: frozenset[str]
+    ) -> Launch:
+        """See `Runtime.launch`. `spec.args` come last, so that what a person wrote wins."""
+        flags = [*_always(spec, port), *_size(spec, footprint), *_only_if(offered), *_options(spec)]
+        return Launch((*program, *flags, *spec.args), _environment(spec), spec.cwd)
+
+    def readiness(self, answer: HttpAnswer) -> Readiness:
+        """200 is ready, 503 is loading; anything else is no llama-server."""
+        match answer.status:
+            case 200:
+                return Readiness.READY
+            case 503:
+                return Readiness.LOADING
+            case _:
+                return Readiness.BROKEN
+
+    def counters(self, answer: HttpAnswer) -> Counters | None:
+        """From the Prometheus text of `/metrics`; None when it is something else."""
+        if answer.status != 200:
+            return None
+        found = {name: float(value) for name, value in _METRIC.findall(answer.body)}
+        known = _WORK & found.keys()
+        if not known:
+            return None
+        return Counters(work=sum(found[name] for name in known), busy=found.get(b"requests_processing"))
+
+    def identity(self, answers: Mapping[str, HttpAnswer]) -> Identity:
+        """From `/props` and `/v1/models`."""
+        props = _json(answers.get("/props"))
+        models = _json(answers.get("/v1/models")).get("data")
+        entry = models[0] if isinstance(models, list) and models and isinstance(models[0], dict) else {}
+        meta = _mapping(entry.get("meta"))
+        settings = _mapping(props.get("default_generation_settings"))
+        template = props.get("chat_template")
+        return Identity(
+            model=_text(props.get("model_path")) or _text(entry.get("id")),
+            quantization=_text(props.get("model_ftype")) or _text(meta.get("ftype")),
+            context_length=_whole(settings.get("n_ctx")) or _whole(meta.get("n_ctx")),
+            template_hash=hashlib.sha256(template.encode()).hexdigest()[:16] if isinstance(template, str) else None,
+            build=_text(props.get("build_info")),
+            slots=_whole(props.get("total_slots")),
+        )
+
+
+def _always(spec: BackendSpec, port: int) -> list[str]:
+    # The port is always said: llama-server's default is moving from 8080 to 9931. Slots too: auto means 4.
+    return [
+        "--model", spec.model, "--host", spec.host, "--port", str(port), "--parallel", str(spec.slots),
+        "--alias", spec.models[0], "--metrics", "--slots",
+    ]  # fmt: skip
+
+
+def _size(spec: BackendSpec, footprint: Footprint) -> list[str]:
+    flags: list[str] = []
+    if footprint.context is not None:
+        flags += ["--ctx-size", str(footprint.context * spec.slots)]  # llama-server divides it among its slots
+    if footprint.cache_type is not None:
+        flags += ["--cache-type-k", footprint.cache_type, "--cache-type-v", footprint.cache_type]
+    if footprint.gpu_layers is not None:
+        flags += ["--n-gpu-layers", str(footprint.gpu_layers)]
+    if footprint.batch is not None:
+        flags += ["--batch-size", str(footprint.batch)]
+    return flags
+
+
+def _only_if(offered: frozenset[str]) -> list[str]:
+    wanted = (("--offline",), ("--no-ui",), ("--cache-ram", str(CACHE_RAM_MIB)))
+    return [word for flag in wanted if flag[0] in offered for word in flag]
+
+
+def _options(spec: BackendSpec) -> list[str]:
+    flags: list[str] = []
+    if spec.threads is not None:
+        flags += ["--threads", str(spec.threads)]
+    if spec.embeddings:
+        flags.append("--embeddings")
+    if spec.chat_template_file:
+        flags += ["--chat-template-file", spec.chat_template_file]
+    return flags
+
+
+def _environment(spec: BackendSpec) -> Mapping[str, str]:
+    environment = {"GGML_NO_BACKTRACE": "1"}  # otherwise abort() starts gdb, which holds the dying process
+    if spec.gpus:
+        # NVML and nvidia-smi count by bus; CUDA would count by speed.
+        environment |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(spec.gpus)}
+    return {**environment, **spec.env}
+
+
+def _json(answer: HttpAnswer | None) -> Mapping[str, object]:
+    if answer is None or answer.status != 200:
+        return {}
+    try:
+        return _mapping(json.loads(answer.body))
+    except ValueError:
+        return {}
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return cast("Mapping[str, object]", value) if isinstance(value, dict) else {}
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
