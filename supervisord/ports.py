@@ -116,7 +116,23 @@ class ProcessHost(Protocol):
         ...
 
     def find_program(self, name: str) -> str | None:
-        """The absolute path of a program on PATH, or None."""
+        """The absolute path of a program, by path or on PATH; None if it does not exist or cannot be run."""
+        ...
+
+    def find_server(self, name: str, *, embedded: bool) -> tuple[str, ...]:
+        """What starts a model server where the configuration says `auto`: `name` on PATH, else the embedded engine.
+
+        `embedded`: the bundled model is wanted, which only the embedded engine knows. Raises SpawnError, permanent,
+        saying what to install.
+        """
+        ...
+
+    async def help_text(self, program: Sequence[str], timeout: float) -> str:
+        """What `program --help` prints, bounded at 256 KiB; empty when it fails or takes longer than `timeout` s."""
+        ...
+
+    def port_problem(self, host: str, port: int) -> str | None:
+        """Why nobody could listen on `port`, in words that name the holder where it can be seen; None if one could."""
         ...
 
     def file_problem(self, path: str) -> str | None:
@@ -124,6 +140,18 @@ class ProcessHost(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+class KernelLog(Protocol):
+    """The kernel's own word on processes that it killed."""
+
+    def oom_kills(self) -> int | None:
+        """How many processes it has killed for lack of memory since boot; None where it does not count."""
+        ...
+
+    def named(self, pids: frozenset[int]) -> bool | None:
+        """Whether its log tells of one of `pids` being killed for lack of memory; None where it cannot be read."""
+        ...
 
 
 # --- sensors and probes ----------------------------------------------------------------------------------------------

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from supervisord.core.life import LifePolicy
 from supervisord.core.exits import Signature
 from supervisord.core.ladder import Footprint, Rung
+from supervisord.core.life import LifePolicy
 from supervisord.core.record import Identity
 
 

@@ -62,9 +62,9 @@ class LlamaCpp:
     program = "llama-server"
     ready_path = "/health"
     counters_path = "/metrics"
-    identity_paths = ("/props", "/v1/models")
-    signatures = _GPU_OOM + _HOST_OOM + _DEVICE_LOST + _CONFIGURATION
-    ladder = (
+    identity_paths: tuple[str, ...] = ("/props", "/v1/models")
+    signatures: tuple[Signature, ...] = _GPU_OOM + _HOST_OOM + _DEVICE_LOST + _CONFIGURATION
+    ladder: tuple[Rung, ...] = (
         Rung(Shrink.CACHE_Q8),
         Rung(Shrink.CONTEXT, 0.75),
         Rung(Shrink.CONTEXT, 0.5),

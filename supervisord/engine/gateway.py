@@ -1,0 +1,285 @@
+"""The way of a synchronous request: accepted, queued, tried, tried again, recorded."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from supervisord.core.errors import (
+    AttemptFailedError,
+    BackendAnsweredError,
+    BackendDiedError,
+    BackendHungError,
+    BackendOutOfMemoryError,
+    BackendProtocolError,
+    BackendUnreachableError,
+    DrainingError,
+    JobCancelledError,
+    StoreUnavailableError,
+    SupervisorError,
+)
+from supervisord.core.job import FailureReason, Job, JobStatus, Submission
+from supervisord.core.record import AttemptRecord, EventKind, JobRecord, JobResult
+from supervisord.engine.dispatcher import Dispatcher, Lease, Ticket, retried
+from supervisord.engine.journal import Journal
+from supervisord.engine.relay import Attempt, AttemptOutcome, RelayPolicy
+from supervisord.ports import Client, Clock, JobStore, Upstream, UpstreamRequest
+
+MAX_ATTEMPTS = 2  # the first, and one more: what fails twice is not bad luck
+
+_ERRORS: dict[FailureReason, type[AttemptFailedError]] = {
+    FailureReason.BACKEND_UNREACHABLE: BackendUnreachableError,
+    FailureReason.BACKEND_DIED: BackendDiedError,
+    FailureReason.BACKEND_HUNG: BackendHungError,
+    FailureReason.BACKEND_OUT_OF_MEMORY: BackendOutOfMemoryError,
+    FailureReason.BACKEND_PROTOCOL: BackendProtocolError,
+    FailureReason.STREAM_CUT: BackendProtocolError,
+    FailureReason.BACKEND_ERROR: BackendAnsweredError,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayPolicy:
+    queue_timeout_s: float = 600.0
+    idle_timeout_s: float = 900.0  # of a backend's connection; hangs are found by progress long before
+    keep_prompts: bool = False
+    relay: RelayPolicy = RelayPolicy()  # noqa: RUF009 - a frozen value
+
+
+class _Course:
+    """What has happened to one job so far."""
+
+    def __init__(self, job: Job, record: JobRecord) -> None:
+        self.job = job
+        self.record = record
+        self.queued_at = job.arrived
+        self.waited = 0.0
+        self.attempt: AttemptRecord | None = None
+        self.outcome: AttemptOutcome | None = None
+
+
+class Gateway:
+    """Serves submissions. Each call is one job, from acceptance to its record."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        upstream: Upstream,
+        store: JobStore,
+        journal: Journal,
+        clock: Clock,
+        *,
+        new_id: Callable[[], str],
+        hardware: Callable[[], str],
+        policy: GatewayPolicy,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._upstream = upstream
+        self._store = store
+        self._journal = journal
+        self._clock = clock
+        self._new_id = new_id
+        self._hardware = hardware
+        self._policy = policy
+        self.closed = ""  # why nothing new is accepted; empty while everything is
+
+    async def serve(self, submission: Submission, client: Client, announce: Callable[[str], None]) -> None:
+        """Run a submission and answer `client`; `announce` gets the job's id as soon as there is one.
+
+        Raises SupervisorError when nothing has reached the client: the caller answers. Cancelling the call means that
+        the client left: the job is withdrawn, or its attempt cut off, at once.
+        """
+        job = self._new_job(submission)
+        announce(job.id)
+        course = _Course(job, self._record(job))
+        if self.closed:
+            raise DrainingError(self.closed, retry_after_s=5)
+        self._store.put_job(course.record)  # raises before anything was accepted
+        try:
+            ticket = self._dispatcher.submit(job)
+            await self._run(course, ticket, client)
+        except asyncio.CancelledError:
+            self._dispatcher.withdraw(job.id)
+            self._finish(course, JobStatus.CANCELLED, FailureReason.CLIENT_LEFT, "the client closed the connection")
+            raise
+        except SupervisorError as error:
+            self._finish(course, *_ending(error, course))
+            raise
+
+    async def _run(self, course: _Course, ticket: Ticket, client: Client) -> None:
+        while True:
+            lease = await ticket.lease
+            outcome = await self._try(course, lease, client)
+            course.outcome = outcome
+            if outcome.status is JobStatus.DONE:
+                self._finish(course, JobStatus.DONE, None, "")
+                return
+            if outcome.retriable and course.job.attempts < MAX_ATTEMPTS and not self.closed:
+                self._tell_retry(course, lease, outcome)
+                course.queued_at = self._clock.monotonic()
+                ticket = self._dispatcher.put_back(lease, course.job)
+                continue
+            self._answer_failure(course, outcome, client)
+            return
+
+    def _answer_failure(self, course: _Course, outcome: AttemptOutcome, client: Client) -> None:
+        """The last attempt failed: pass on what the backend said, or say it ourselves; nothing if it was said."""
+        if outcome.answer is not None and not outcome.reached_client:
+            headers = (*outcome.answer.headers, *self._headers_of(course))
+            client.start(outcome.answer.status, headers, length=len(outcome.answer.body))
+            client.write(outcome.answer.body)
+            client.finish()
+        elif not outcome.reached_client:
+            raise _error_of(outcome)
+        self._finish(course, outcome.status, outcome.reason, outcome.detail)
+
+    async def _try(self, course: _Course, lease: Lease, client: Client) -> AttemptOutcome:
+        backend, generation = lease.backend, lease.generation
+        course.waited += lease.granted - course.queued_at
+        started_at = self._clock.wall()
+        number = course.job.attempts + 1
+        submission = course.job.submission
+        with suppress(StoreUnavailableError):  # accepted already: it is served even if its record comes late
+            self._store.put_attempt_started(course.job.id, number, backend.name, generation.number)
+        attempt = Attempt(client, generation, self._clock, self._policy.relay, stream=submission.stream)
+        lease.fail = attempt.fail
+        attempt.extra_headers = self._headers_of(course, lease)
+        request = UpstreamRequest(
+            host=generation.host,
+            port=generation.port,
+            method="POST",
+            path=submission.endpoint,
+            headers=_REQUEST_HEADERS,
+            body=submission.body,
+            idle_timeout_s=self._policy.idle_timeout_s,
+        )
+        outcome: AttemptOutcome | None = None
+        try:
+            outcome = await attempt.run(self._upstream, request)
+        finally:
+            if outcome is None:
+                outcome = attempt.gone()
+            course.job = retried(course.job, backend.name)
+            course.attempt = self._attempt_record(course, lease, outcome, number, started_at)
+            self._store_attempt(course.attempt)
+            served = outcome.status is JobStatus.DONE
+            if served and outcome.usage.tokens_per_second is not None:
+                backend.tokens_per_second = outcome.usage.tokens_per_second
+            self._dispatcher.give_back(lease, served=served)
+        return outcome
+
+    def _headers_of(self, course: _Course, lease: Lease | None = None) -> tuple[tuple[str, str], ...]:
+        backend = lease.backend.name if lease is not None else course.attempt.backend if course.attempt else ""
+        return (
+            ("x-job-id", course.job.id),
+            ("x-request-id", course.job.id),
+            ("x-backend", backend),
+            ("x-queue-wait", f"{course.waited:.3f}"),
+        )
+
+    # --- records -----------------------------------------------------------------------------------------------------
+
+    def _new_job(self, submission: Submission) -> Job:
+        now = self._clock.monotonic()
+        waits = {FailureReason.QUEUE_TIMEOUT: self._policy.queue_timeout_s}
+        if submission.patience_s is not None:
+            waits[FailureReason.QUEUE_TIMEOUT] = min(self._policy.queue_timeout_s, submission.patience_s)
+        if submission.deadline_s is not None:
+            waits[FailureReason.DEADLINE_EXCEEDED] = submission.deadline_s
+        reason = min(waits, key=lambda r: waits[r])
+        return Job(self._new_id(), submission, now, self._clock.wall(), now + waits[reason], reason)
+
+    def _record(self, job: Job) -> JobRecord:
+        submission = job.submission
+        return JobRecord(
+            id=job.id,
+            endpoint=submission.endpoint,
+            model=submission.model,
+            priority=int(submission.priority),
+            stream=submission.stream,
+            client=submission.client,
+            submitted_at=job.submitted_at,
+            max_tokens=submission.max_tokens,
+            temperature=submission.temperature,
+            body=submission.body if self._policy.keep_prompts else None,
+        )
+
+    def _attempt_record(
+        self, course: _Course, lease: Lease, outcome: AttemptOutcome, number: int, started_at: float
+    ) -> AttemptRecord:
+        first = outcome.first_byte
+        return AttemptRecord(
+            job_id=course.job.id,
+            number=number,
+            backend=lease.backend.name,
+            generation=lease.generation.number,
+            runtime=lease.backend.spec.runtime.value,
+            rung=lease.generation.rung,
+            hardware=self._hardware(),
+            identity=lease.generation.identity,
+            started_at=started_at,
+            queue_wait_s=course.waited,
+            duration_s=self._clock.monotonic() - lease.granted,
+            ttft_s=None if first is None else first - lease.granted,
+            usage=outcome.usage,
+            http_status=outcome.http_status,
+            status=outcome.status,
+            reason=outcome.reason,
+            detail=outcome.detail,
+            bytes_out=outcome.bytes_out,
+        )
+
+    def _store_attempt(self, attempt: AttemptRecord) -> None:
+        with suppress(StoreUnavailableError):  # the store tells of its trouble itself; the client is served
+            self._store.put_attempt(attempt)
+
+    def _finish(self, course: _Course, status: JobStatus, reason: FailureReason | None, detail: str) -> None:
+        result = JobResult(
+            job_id=course.job.id,
+            status=status,
+            finished_at=self._clock.wall(),
+            queue_wait_s=course.waited if course.attempt else self._clock.monotonic() - course.job.arrived,
+            attempts=course.job.attempts,
+            reason=reason,
+            detail=detail,
+            backend=course.attempt.backend if course.attempt else None,
+            output=course.outcome.output if course.outcome else None,
+        )
+        with suppress(StoreUnavailableError):
+            self._store.put_result(result)
+        self._journal.finished(course.record, result, course.attempt)
+
+    def _tell_retry(self, course: _Course, lease: Lease, outcome: AttemptOutcome) -> None:
+        reason = outcome.reason.value if outcome.reason else "?"
+        self._journal.tell(
+            EventKind.RETRY,
+            f"job {course.job.id} is tried again: {lease.backend.name} failed it ({reason}: {outcome.detail})",
+            backend=lease.backend.name,
+            generation=lease.generation.number,
+            job_id=course.job.id,
+            reason=reason,
+        )
+
+
+# What of the client's headers matters to a backend is in the body; identity and credentials stay here.
+_REQUEST_HEADERS = (("content-type", "application/json"), ("accept", "*/*"))
+
+
+def _error_of(outcome: AttemptOutcome) -> SupervisorError:
+    if outcome.reason in {FailureReason.CANCELLED, None}:
+        return JobCancelledError("The job was cancelled by an operator.")
+    error = _ERRORS.get(outcome.reason, AttemptFailedError) if outcome.reason else AttemptFailedError
+    return error(f"The backend failed: {outcome.detail}")
+
+
+def _ending(error: SupervisorError, course: _Course) -> tuple[JobStatus, FailureReason, str]:
+    """The record's words for a job that ended in an error of ours."""
+    if isinstance(error, JobCancelledError):
+        return JobStatus.CANCELLED, FailureReason.CANCELLED, error.message
+    if isinstance(error, AttemptFailedError) and course.outcome is not None and course.outcome.reason is not None:
+        return JobStatus.FAILED, course.outcome.reason, course.outcome.detail
+    try:
+        reason = FailureReason(error.code)
+    except ValueError:
+        reason = FailureReason.INTERNAL
+    return JobStatus.FAILED, reason, error.message

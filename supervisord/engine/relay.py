@@ -1,0 +1,321 @@
+"""One attempt: bytes from a backend to a client as they come, and what is worth knowing about them."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from supervisord.core.answer import Refusal, StreamWatch, error_event, error_message, refusal, usage
+from supervisord.core.job import FailureReason, JobStatus
+from supervisord.core.record import Usage
+from supervisord.engine.generation import Generation
+from supervisord.ports import Client, Clock, Exchange, Upstream, UpstreamFault, UpstreamRequest
+
+BODY_LIMIT = 16 * 1024 * 1024  # of an answer that is kept until it is whole; a longer one is relayed as it comes
+
+# Hop-by-hop headers (RFC 9110, 7.6.1) and those that the daemon writes itself.
+_NOT_RELAYED = frozenset(
+    (
+        b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade",
+        b"content-length", b"server", b"date", b"access-control-allow-origin",
+    )
+)  # fmt: skip
+
+_FAULTS = {
+    "connect": FailureReason.BACKEND_UNREACHABLE,
+    "reset": FailureReason.BACKEND_DIED,
+    "eof": FailureReason.BACKEND_DIED,
+    "protocol": FailureReason.BACKEND_PROTOCOL,
+    "idle": FailureReason.BACKEND_HUNG,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A backend's whole answer, not yet sent to anybody."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptOutcome:
+    """How an attempt ended. `reached_client`: something of it was sent, so it cannot be run again."""
+
+    status: JobStatus
+    reason: FailureReason | None = None
+    detail: str = ""
+    retriable: bool = False
+    reached_client: bool = False
+    http_status: int | None = None
+    first_byte: float | None = None  # monotonic
+    usage: Usage = field(default_factory=Usage)
+    bytes_out: int = 0
+    answer: Answer | None = None  # the backend's own error, for the client if no other attempt does better
+    output: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RelayPolicy:
+    client_stall_s: float = 60.0
+    keep_output: bool = False
+
+
+class Attempt:
+    """Takes what one backend answers to one request: a `ports.Receiver`.
+
+    A plain answer is kept until it is whole, so that its loss can be made good by another attempt. A stream is handed
+    on event by event, and commits the client to this attempt with its first event.
+    """
+
+    def __init__(
+        self, client: Client, generation: Generation, clock: Clock, policy: RelayPolicy, *, stream: bool
+    ) -> None:
+        self._client = client
+        self._generation = generation
+        self._clock = clock
+        self._policy = policy
+        self._stream = stream
+        self._watch = StreamWatch()
+        self._status: int | None = None
+        self._headers: tuple[tuple[str, str], ...] = ()
+        self._streaming = False
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._kept: list[bytes] = []
+        self._kept_size = 0
+        self._first_byte: float | None = None
+        self._committed = False  # the client has the head: this attempt is its answer
+        self._sent = 0
+        self._exchange: Exchange | None = None
+        self._outcome: AttemptOutcome | None = None
+        self._stalled = False
+        self._wakeup: asyncio.Future[None] | None = None
+        self.extra_headers: tuple[tuple[str, str], ...] = ()
+
+    async def run(self, upstream: Upstream, request: UpstreamRequest) -> AttemptOutcome:
+        """Send the request and see it through. On cancellation the backend is cut off at once."""
+        try:
+            exchange = await upstream.start(request, self)
+            self._exchange = exchange
+            if self._outcome is not None:
+                exchange.abort()  # it was ended from outside while connecting
+            while self._outcome is None:
+                if self._stalled:
+                    await self._wait_for_client()
+                else:
+                    self._wakeup = asyncio.get_running_loop().create_future()
+                    await self._wakeup
+        except asyncio.CancelledError:
+            self._abort_exchange()
+            raise
+        return self._outcome
+
+    async def _wait_for_client(self) -> None:
+        try:
+            async with asyncio.timeout(self._policy.client_stall_s):
+                await self._client.drained()
+        except TimeoutError:
+            detail = f"the client took nothing for {self._policy.client_stall_s:g} s"
+            self._abort_exchange()
+            self._client.abort()
+            self._end(self._failed(FailureReason.SLOW_CLIENT, detail))
+            return
+        self._stalled = False
+        if self._exchange is not None and self._outcome is None:
+            self._exchange.resume()
+
+    # --- what the backend sends --------------------------------------------------------------------------------------
+
+    def on_head(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        self._status = status
+        self._headers = tuple(
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in headers if name not in _NOT_RELAYED
+        )
+        kind = next((value for name, value in headers if name == b"content-type"), b"")
+        self._streaming = self._stream and status < 400 and kind.startswith(b"text/event-stream")
+
+    def on_data(self, data: bytes) -> None:
+        if self._outcome is not None:
+            return
+        if self._streaming:
+            self._on_events(self._watch.feed(data))
+            return
+        self._progressed()
+        if self._committed:
+            self._send(data)
+            return
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size > BODY_LIMIT:
+            self._outgrown()
+
+    def _outgrown(self) -> None:
+        if (self._status or 0) >= 400:
+            self._abort_exchange()
+            self._break(FailureReason.BACKEND_PROTOCOL, f"an error answer of more than {BODY_LIMIT} bytes")
+            return
+        self._commit(length=None)
+        self._send(b"".join(self._parts))
+        self._parts.clear()
+
+    def _on_events(self, data: bytes) -> None:
+        if not data:
+            return
+        if b"data:" in data:  # a keep-alive comment is no progress
+            self._progressed()
+        if not self._committed:
+            if self._watch.failed:  # an error before anything else: another attempt can still do better
+                self._abort_exchange()
+                self._end(self._failed(FailureReason.BACKEND_ERROR, error_message(data), retriable=True))
+                return
+            self._commit(length=None)
+        self._send(data)
+
+    def _progressed(self) -> None:
+        now = self._clock.monotonic()
+        self._generation.last_bytes = now
+        if self._first_byte is None:
+            self._first_byte = now
+
+    def on_end(self) -> None:
+        if self._outcome is not None:
+            return
+        if self._streaming:
+            self._end_stream()
+        else:
+            self._end_plain()
+
+    def _end_plain(self) -> None:
+        status = self._status or 0
+        body = b"".join(self._parts)
+        refused = refusal(status, body)
+        if refused is not None:
+            self._end(self._refused(refused, Answer(status, self._headers, body)))
+            return
+        if not self._committed:
+            self._commit(length=len(body))
+            self._send(body)
+        self._client.finish()
+        self._end(self._succeeded(body))
+
+    def _refused(self, refused: Refusal, answer: Answer) -> AttemptOutcome:
+        return AttemptOutcome(
+            JobStatus.FAILED,
+            refused.reason,
+            f"status {answer.status}: {error_message(answer.body)}",
+            retriable=refused.retriable,
+            http_status=answer.status,
+            answer=answer,
+        )
+
+    def _end_stream(self) -> None:
+        rest = self._watch.rest()
+        if rest:
+            self._on_events(rest)
+        if self._outcome is not None:
+            return
+        if self._watch.failed:  # the error event itself has reached the client
+            self._client.finish()
+            self._end(self._failed(FailureReason.BACKEND_ERROR, error_message(self._watch.tail)))
+        elif self._watch.done:
+            self._client.finish()
+            self._end(self._succeeded(self._watch.tail))
+        else:
+            self._break(FailureReason.STREAM_CUT, "the stream ended without [DONE]")
+
+    def on_fault(self, fault: UpstreamFault) -> None:
+        if self._outcome is not None:
+            return
+        self._break(_FAULTS.get(fault.kind, FailureReason.BACKEND_PROTOCOL), f"{fault.kind}: {fault.detail}")
+
+    # --- what ends it from outside -----------------------------------------------------------------------------------
+
+    def fail(self, reason: FailureReason, detail: str) -> None:
+        """End the attempt: the backend is being killed, or the job was cancelled."""
+        if self._outcome is None:
+            self._abort_exchange()
+            self._break(reason, detail)
+
+    def _break(self, reason: FailureReason, detail: str) -> None:
+        """It will not become whole. Before the first byte nobody has to know; after it the client is told in-band."""
+        retriable = not self._committed and reason is not FailureReason.CANCELLED
+        if self._committed and self._streaming:
+            gap = b"" if self._watch.tail.endswith(b"\n") else b"\n\n"
+            event = error_event(f"The answer was cut off: {detail}", "backend_error", reason.value)
+            self._client.write(gap + event)
+            self._client.finish()
+        elif self._committed:
+            self._client.abort()
+        self._end(self._failed(reason, detail, retriable=retriable))
+
+    # --- towards the client ------------------------------------------------------------------------------------------
+
+    def _commit(self, *, length: int | None) -> None:
+        headers = (*self._headers, *self.extra_headers)
+        if self._streaming:
+            headers = (*(h for h in headers if h[0] != "cache-control"), *_STREAM_HEADERS)
+        self._client.start(self._status or 200, headers, length=length)
+        self._committed = True
+
+    def _send(self, data: bytes) -> None:
+        self._sent += len(data)
+        if self._policy.keep_output and self._kept_size < BODY_LIMIT:
+            self._kept.append(data)
+            self._kept_size += len(data)
+        if not self._client.write(data) and not self._stalled and self._outcome is None:
+            self._stalled = True
+            if self._exchange is not None:
+                self._exchange.pause()
+            self._wake()
+
+    # --- outcomes ----------------------------------------------------------------------------------------------------
+
+    def _succeeded(self, evidence: bytes) -> AttemptOutcome:
+        return AttemptOutcome(
+            JobStatus.DONE,
+            reached_client=True,
+            http_status=self._status,
+            first_byte=self._first_byte,
+            usage=usage(evidence),
+            bytes_out=self._sent,
+            output=self._output(),
+        )
+
+    def _failed(self, reason: FailureReason, detail: str, *, retriable: bool = False) -> AttemptOutcome:
+        return AttemptOutcome(
+            JobStatus.CANCELLED if reason is FailureReason.CANCELLED else JobStatus.FAILED,
+            reason,
+            detail,
+            retriable=retriable,
+            reached_client=self._committed,
+            http_status=self._status,
+            first_byte=self._first_byte,
+            usage=usage(self._watch.tail),
+            bytes_out=self._sent,
+            output=self._output(),
+        )
+
+    def _output(self) -> bytes | None:
+        return b"".join(self._kept) if self._kept else None
+
+    def _end(self, outcome: AttemptOutcome) -> None:
+        self._outcome = outcome
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._wakeup is not None and not self._wakeup.done():
+            self._wakeup.set_result(None)
+
+    def _abort_exchange(self) -> None:
+        if self._exchange is not None:
+            self._exchange.abort()
+
+    def gone(self) -> AttemptOutcome:
+        """The client left: what is known of the attempt until then."""
+        self._abort_exchange()
+        left = self._failed(FailureReason.CLIENT_LEFT, "the client closed the connection")
+        return replace(left, status=JobStatus.CANCELLED)
+
+
+_STREAM_HEADERS = (("cache-control", "no-cache"), ("x-accel-buffering", "no"))
