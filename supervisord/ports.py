@@ -213,7 +213,7 @@ class StoreState:
     pending: int  # writes handed over and not yet committed
     problem: str = ""
     full: bool = False  # the disk below it is full
-    last_commit_age_s: float | None = None
+    oldest_pending_s: float | None = None  # how long the oldest of them waits
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from supervisord.core.backend import step
 from supervisord.core.life import BackendState, DeadlineReached, Effect, Event, LifePolicy
 from supervisord.ports import Clock, Timer
 
-Changed = Callable[[BackendState, BackendState, Event], None]
+Changed = Callable[[BackendState, BackendState], None]
 
 
 class BackendActor:
@@ -54,7 +54,7 @@ class BackendActor:
         for effect in effects:
             self._perform(effect)
         if self.state is not before:
-            self._changed(before, self.state, event)
+            self._changed(before, self.state)
 
     def _arm(self) -> None:
         """Keep one timer for the deadline; it is moved later only when it fires, since deadlines move often."""

@@ -10,7 +10,6 @@ from supervisord.core.errors import SpawnError
 from supervisord.core.exits import AskedFor, CauseKind, ExitCause, ExitEvidence, classify
 from supervisord.core.job import FailureReason
 from supervisord.core.life import ALIVE, BackendState, Phase, Want
-from supervisord.core.memory import HostSample
 from supervisord.core.record import EventKind
 from supervisord.engine.actor import BackendActor
 from supervisord.engine.generation import Generation
@@ -36,7 +35,6 @@ class World:
     kernel: KernelLog
     tasks: Tasks
     journal: Journal
-    latest_host: Callable[[], HostSample | None]
     vram_of: Callable[[frozenset[int]], int | None]  # bytes held by these pids now; None where nobody can tell
 
 
@@ -257,12 +255,13 @@ class Backend:
 
     # --- telling -----------------------------------------------------------------------------------------------------
 
-    def _changed(self, before: BackendState, after: BackendState, event: life.Event) -> None:
+    def _changed(self, before: BackendState, after: BackendState) -> None:
         if before.phase is not after.phase or before.generation != after.generation:
             self._tell_phase(before, after)
         if before.rung != after.rung:
             self._tell_rung(before, after)
-        if not isinstance(event, life.LeaseAsked):  # the dispatcher that asked knows already
+        # Leases come and go by the dispatcher's own doing: it knows.
+        if before.phase is not after.phase or before.want is not after.want or before.rung != after.rung:
             self._hooks.changed(self.name)
 
     def _tell_phase(self, before: BackendState, after: BackendState) -> None:

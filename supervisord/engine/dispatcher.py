@@ -61,10 +61,12 @@ class Dispatcher:
         self._timer: Timer | None = None
         self._timer_at: float | None = None
         self._seconds_per_job: float | None = None
+        self._returned: Callable[[], None] = _ignore
 
-    def serve_with(self, backends: Mapping[str, Backend]) -> None:
-        """The backends there are; called once, before anything is submitted."""
+    def serve_with(self, backends: Mapping[str, Backend], returned: Callable[[], None]) -> None:
+        """The backends there are, and whom to tell of each lease that ends; called once, before anything else."""
         self._backends = dict(backends)
+        self._returned = returned
 
     # --- the way in --------------------------------------------------------------------------------------------------
 
@@ -84,10 +86,14 @@ class Dispatcher:
         if isinstance(choice, Reject):
             raise choice.error
 
-    def put_back(self, lease: Lease, job: Job) -> Ticket:
-        """Queue a job whose attempt failed, at the place it had; its lease must have been given back."""
-        self.queue.put_back(job, lease.key)
-        return self._enqueue(job)
+    def retry(self, lease: Lease, job: Job) -> Ticket:
+        """End a lease whose attempt failed, and queue its job at the very place it had."""
+        self.queue.put_back(job, lease.key)  # before the slot is free: nobody behind it may overtake
+        ticket = Ticket(job, asyncio.get_running_loop().create_future())
+        self._tickets[job.id] = ticket
+        self.give_back(lease, served=False)
+        self._arm()
+        return ticket
 
     def _enqueue(self, job: Job) -> Ticket:
         ticket = Ticket(job, asyncio.get_running_loop().create_future())
@@ -168,6 +174,7 @@ class Dispatcher:
             mean = self._seconds_per_job
             self._seconds_per_job = seconds if mean is None else mean + PACE_WEIGHT * (seconds - mean)
         lease.backend.post(life.LeaseEnded(lease.generation.number, served=served))
+        self._returned()
         self.pump()
 
     def fail_leases(self, backend: str, generation: int, reason: FailureReason, detail: str) -> None:
@@ -262,6 +269,10 @@ class Dispatcher:
             order=order - 1000 * backend.spec.priority,
             paused=backend.name in self._paused,
         )
+
+
+def _ignore() -> None:
+    return None
 
 
 def retried(job: Job, failed_on: str) -> Job:

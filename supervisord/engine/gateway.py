@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from supervisord.core import life
 from supervisord.core.errors import (
     AttemptFailedError,
     BackendAnsweredError,
@@ -44,6 +45,16 @@ class GatewayPolicy:
     idle_timeout_s: float = 900.0  # of a backend's connection; hangs are found by progress long before
     keep_prompts: bool = False
     relay: RelayPolicy = RelayPolicy()  # noqa: RUF009 - a frozen value
+
+
+_SUSPICIOUS = frozenset(
+    {
+        FailureReason.BACKEND_UNREACHABLE,
+        FailureReason.BACKEND_DIED,
+        FailureReason.BACKEND_HUNG,
+        FailureReason.STREAM_CUT,
+    }
+)
 
 
 class _Course:
@@ -111,15 +122,19 @@ class Gateway:
             lease = await ticket.lease
             outcome = await self._try(course, lease, client)
             course.outcome = outcome
-            if outcome.status is JobStatus.DONE:
-                self._finish(course, JobStatus.DONE, None, "")
-                return
+            if outcome.status is not JobStatus.DONE and outcome.reason in _SUSPICIOUS:
+                # Its exit may not have been told yet: no job is sent to it before it answers a probe again.
+                lease.backend.post(life.ProbeMissed(lease.generation.number, outcome.detail))
             if outcome.retriable and course.job.attempts < MAX_ATTEMPTS and not self.closed:
                 self._tell_retry(course, lease, outcome)
                 course.queued_at = self._clock.monotonic()
-                ticket = self._dispatcher.put_back(lease, course.job)
+                ticket = self._dispatcher.retry(lease, course.job)
                 continue
-            self._answer_failure(course, outcome, client)
+            self._dispatcher.give_back(lease, served=outcome.status is JobStatus.DONE)
+            if outcome.status is JobStatus.DONE:
+                self._finish(course, JobStatus.DONE, None, "")
+            else:
+                self._answer_failure(course, outcome, client)
             return
 
     def _answer_failure(self, course: _Course, outcome: AttemptOutcome, client: Client) -> None:
@@ -157,15 +172,16 @@ class Gateway:
         try:
             outcome = await attempt.run(self._upstream, request)
         finally:
+            left = outcome is None
             if outcome is None:
                 outcome = attempt.gone()
             course.job = retried(course.job, backend.name)
             course.attempt = self._attempt_record(course, lease, outcome, number, started_at)
             self._store_attempt(course.attempt)
-            served = outcome.status is JobStatus.DONE
-            if served and outcome.usage.tokens_per_second is not None:
-                backend.tokens_per_second = outcome.usage.tokens_per_second
-            self._dispatcher.give_back(lease, served=served)
+            if left:
+                self._dispatcher.give_back(lease, served=False)
+        if outcome.usage.tokens_per_second is not None:
+            backend.tokens_per_second = outcome.usage.tokens_per_second
         return outcome
 
     def _headers_of(self, course: _Course, lease: Lease | None = None) -> tuple[tuple[str, str], ...]:

@@ -1,0 +1,309 @@
+"""The control door: HTTP over a Unix socket, what `supctl` speaks. A fixed table of verbs, bounded everywhere."""
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+
+import msgspec
+from aiohttp import web
+
+from supervisord.api import errors
+from supervisord.core import life
+from supervisord.core.errors import (
+    ForbiddenPeerError,
+    InvalidRequestError,
+    MethodNotAllowedError,
+    NotFoundError,
+    RequestTooLargeError,
+    SupervisorError,
+    UnknownEndpointError,
+)
+from supervisord.core.job import Priority
+from supervisord.core.life import DOWN, Phase, Want
+from supervisord.core.record import AttemptRecord, EventRecord
+from supervisord.engine import view
+from supervisord.engine.supervisor import Supervisor
+from supervisord.ports import JobFilter, StoredJob
+
+FRAME_LIMIT = 64 * 1024  # of a request's body: no verb needs more
+LONGEST_WAIT_S = 600.0
+LONGEST_LIST = 1000
+FOLLOW_BUFFER = 1000  # lines that a follower may lag behind
+
+_UCRED = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7), SO_PEERCRED)
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What the daemon says of itself."""
+
+    version: str
+    python: str
+    pid: int
+    config: str
+    listen: str
+    state_dir: str
+    socket: str
+
+
+class ControlDoor:
+    """Handlers over one supervisor. `may_use` decides by the peer's uid and gid."""
+
+    def __init__(self, supervisor: Supervisor, about: About, may_use: Callable[[int, int], bool]) -> None:
+        self._supervisor = supervisor
+        self._about = about
+        self._may_use = may_use
+
+    def application(self) -> web.Application:
+        """The routes of the control socket."""
+        app = web.Application(middlewares=[self._border], client_max_size=FRAME_LIMIT)
+        add = app.router
+        add.add_get("/v1/status", self._status)
+        add.add_get("/v1/version", self._version)
+        add.add_post("/v1/backends/{name}/{verb:start|stop|restart|reset}", self._backend_verb)
+        add.add_get("/v1/backends/{name}/logs", self._logs)
+        add.add_get("/v1/jobs", self._jobs)
+        add.add_get("/v1/jobs/{id}", self._job)
+        add.add_get("/v1/events", self._events)
+        return app
+
+    @web.middleware
+    async def _border(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        try:
+            self._check_peer(request)
+            return await handler(request)
+        except SupervisorError as error:
+            return errors.response(error)
+        except web.HTTPNotFound:
+            return errors.response(UnknownEndpointError(f"There is no {request.method} {request.path} here."))
+        except web.HTTPMethodNotAllowed as error:
+            allowed = ", ".join(sorted(error.allowed_methods))
+            return errors.response(MethodNotAllowedError(f"{request.path} takes {allowed}, not {request.method}."))
+        except web.HTTPRequestEntityTooLarge:
+            return errors.response(RequestTooLargeError(f"A request here is at most {FRAME_LIMIT} bytes."))
+
+    def _check_peer(self, request: web.Request) -> None:
+        transport = request.transport
+        peer: socket.socket | None = transport.get_extra_info("socket") if transport is not None else None
+        if peer is None:
+            raise ForbiddenPeerError("The connection is gone.")
+        credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        _, uid, gid = _UCRED.unpack(credentials)
+        if not self._may_use(uid, gid):
+            raise ForbiddenPeerError(f"User {uid} may not control this daemon: it needs its group, or root.")
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    async def _status(self, request: web.Request) -> web.Response:
+        del request
+        about = self._about
+        return _json(await view.status(self._supervisor, version=about.version, listen=about.listen, pid=about.pid))
+
+    async def _version(self, request: web.Request) -> web.Response:
+        del request
+        return _json(asdict(self._about))
+
+    async def _jobs(self, request: web.Request) -> web.Response:
+        query = request.query
+        limit = _whole(query.get("limit"), 50, "limit", LONGEST_LIST)
+        wanted = JobFilter(
+            status=query.get("status"),
+            model=query.get("model"),
+            backend=query.get("backend"),
+            since=_number(query.get("since"), "since"),
+            after=query.get("after"),
+            limit=limit + 1,
+        )
+        found = list(await self._supervisor.ports.store.jobs(wanted))
+        return _json({"jobs": [job_entry(job) for job in found[:limit]], "more": len(found) > limit})
+
+    async def _job(self, request: web.Request) -> web.Response:
+        wanted = request.match_info["id"]
+        await self._supervisor.ports.store.flush()  # what has just ended is shown as ended
+        found = await self._supervisor.ports.store.job(wanted)
+        if found is None:
+            raise NotFoundError(f'There is no job "{wanted}". supctl jobs lists them.', param="id")
+        entry = dict(job_entry(found))
+        entry["position"] = self._supervisor.dispatcher.position(found.job.id)
+        return _json(entry)
+
+    async def _logs(self, request: web.Request) -> web.StreamResponse:
+        backend = self._supervisor.backend(request.match_info["name"])
+        lines = _whole(request.query.get("lines"), 200, "lines", 10_000)
+        text = "".join(f"{line}\n" for line in backend.tail(lines))
+        if request.query.get("follow") != "1":
+            return web.Response(text=text)
+        inbox: asyncio.Queue[str] = asyncio.Queue(FOLLOW_BUFFER)
+
+        def take(line: str) -> None:
+            with suppress(asyncio.QueueFull):  # a follower that cannot keep up misses lines, not the daemon's time
+                inbox.put_nowait(line)
+
+        backend.log_followers.add(take)
+        try:
+            return await _stream(request, "text/plain; charset=utf-8", text, _lines_of(inbox))
+        finally:
+            backend.log_followers.discard(take)
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        query = request.query
+        after = _whole(query.get("after"), 0, "after", 2**62) if "after" in query else None
+        limit = _whole(query.get("limit"), 50, "limit", LONGEST_LIST)
+        backend = query.get("backend")
+        await self._supervisor.ports.store.flush()
+        found = await self._supervisor.ports.store.events(after=after, limit=limit, backend=backend)
+        entries = [event_entry(stored.event, stored.id) for stored in found]
+        if query.get("follow") != "1":
+            return _json({"events": entries})
+        start = "".join(_line(entry) for entry in entries)
+        return await _stream(request, "application/x-ndjson", start, self._event_lines(backend))
+
+    async def _event_lines(self, backend: str | None) -> AsyncIterator[str]:
+        async for event in self._supervisor.journal.follow():
+            if backend is None or event.backend == backend:
+                yield _line(event_entry(event, None))
+
+    # --- doing -------------------------------------------------------------------------------------------------------
+
+    async def _backend_verb(self, request: web.Request) -> web.Response:
+        backend = self._supervisor.backend(request.match_info["name"])
+        verb = request.match_info["verb"]
+        wait_s = await _wait_asked(request)
+        who = "by an operator"
+        match verb:
+            case "start":
+                event: life.Event = life.StartAsked(f"started {who}")
+                goal = frozenset({Phase.READY, Phase.PARKED})
+            case "stop":
+                event, goal = life.StopAsked(f"stopped {who}", Want.DOWN), DOWN | {Phase.UNKILLABLE}
+            case "restart":
+                event, goal = life.RestartAsked(f"restarted {who}"), frozenset({Phase.READY, Phase.PARKED})
+            case _:
+                event, goal = life.ResetAsked(f"reset {who}"), frozenset({Phase.READY, Phase.PARKED, Phase.STOPPED})
+        self._supervisor.tell_operator(verb, backend.name)
+        generation = backend.state.generation
+        backend.post(event)
+        if wait_s > 0:
+            newer = verb == "restart"
+            await self._supervisor.wait_for(
+                lambda: backend.state.phase in goal and (not newer or backend.state.generation > generation), wait_s
+            )
+        entry = view.backend_entry(self._supervisor, backend)
+        reason = f": {backend.state.reason}" if backend.state.reason else ""
+        return _json({"backend": entry, "message": f"{backend.name} is {backend.state.phase}{reason}"})
+
+
+async def _wait_asked(request: web.Request) -> float:
+    body = await request.read()
+    if not body:
+        return 0.0
+    try:
+        asked = msgspec.json.decode(body, type=dict[str, float])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidRequestError(f'The body must be an object like {{"wait_s": 30}}: {error}.') from None
+    return min(LONGEST_WAIT_S, max(0.0, asked.get("wait_s", 0.0)))
+
+
+async def _stream(request: web.Request, content_type: str, start: str, lines: AsyncIterator[str]) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"content-type": content_type, "cache-control": "no-cache"})
+    await response.prepare(request)
+    await response.write(start.encode())
+    async for line in lines:
+        await response.write(line.encode())
+    return response
+
+
+async def _lines_of(inbox: asyncio.Queue[str]) -> AsyncIterator[str]:
+    while True:
+        yield await inbox.get() + "\n"
+
+
+def _json(value: object) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), content_type="application/json")
+
+
+def _line(entry: Mapping[str, object]) -> str:
+    return msgspec.json.encode(entry).decode() + "\n"
+
+
+def _whole(text: str | None, default: int, name: str, most: int) -> int:
+    if text is None:
+        return default
+    try:
+        value = int(text)
+    except ValueError:
+        raise InvalidRequestError(f'"{name}" must be a whole number.', param=name) from None
+    return max(0, min(most, value))
+
+
+def _number(text: str | None, name: str) -> float | None:
+    if text is None:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise InvalidRequestError(f'"{name}" must be a number: seconds since the epoch.', param=name) from None
+
+
+def event_entry(event: EventRecord, event_id: int | None) -> Mapping[str, object]:
+    """An event as JSON values."""
+    return {"id": event_id, **asdict(event), "kind": event.kind.value, "data": dict(event.data)}
+
+
+def job_entry(stored: StoredJob) -> Mapping[str, object]:
+    """A job with its attempts as JSON values."""
+    job, result = stored.job, stored.result
+    return {
+        "id": job.id,
+        "endpoint": job.endpoint,
+        "model": job.model,
+        "priority": Priority(job.priority).label,
+        "stream": job.stream,
+        "client": job.client,
+        "status": stored.status,
+        "reason": result.reason.value if result and result.reason else None,
+        "detail": result.detail if result else "",
+        "submitted_at": job.submitted_at,
+        "finished_at": result.finished_at if result else None,
+        "queue_wait_s": result.queue_wait_s if result else None,
+        "max_tokens": job.max_tokens,
+        "temperature": job.temperature,
+        "backend": result.backend if result else None,
+        "attempts_count": result.attempts if result else len(stored.attempts),
+        "attempts": [_attempt_entry(attempt) for attempt in stored.attempts],
+    }
+
+
+def _attempt_entry(attempt: AttemptRecord) -> Mapping[str, object]:
+    identity, used = attempt.identity, attempt.usage
+    return {
+        "number": attempt.number,
+        "backend": attempt.backend,
+        "generation": attempt.generation,
+        "runtime": attempt.runtime,
+        "rung": attempt.rung,
+        "hardware": attempt.hardware,
+        "model": identity.model,
+        "quantization": identity.quantization,
+        "context_tokens": identity.context_length,
+        "template_hash": identity.template_hash,
+        "build": identity.build,
+        "started_at": attempt.started_at,
+        "queue_wait_s": attempt.queue_wait_s,
+        "duration_s": attempt.duration_s,
+        "ttft_s": attempt.ttft_s,
+        "tokens_in": used.tokens_in,
+        "tokens_cached": used.tokens_cached,
+        "tokens_out": used.tokens_out,
+        "tokens_per_second": used.tokens_per_second,
+        "http_status": attempt.http_status,
+        "status": attempt.status.value,
+        "reason": attempt.reason.value if attempt.reason else None,
+        "detail": attempt.detail,
+        "bytes_out": attempt.bytes_out,
+    }

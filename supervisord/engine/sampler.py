@@ -1,0 +1,218 @@
+"""Sensors -> pressure -> first actions: under critical pressure dispatch pauses and idle backends leave."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from supervisord.core import life
+from supervisord.core.life import Phase, Want
+from supervisord.core.memory import (
+    Candidate,
+    GpuReading,
+    GpuSample,
+    HostLimits,
+    HostSample,
+    Level,
+    Pressure,
+    SensorState,
+    VramLimits,
+    assess_gpu,
+    assess_host,
+    choose_victim,
+    next_poll,
+)
+from supervisord.core.record import EventKind
+from supervisord.engine.backend import Backend
+from supervisord.engine.dispatcher import Dispatcher
+from supervisord.engine.journal import Journal
+from supervisord.ports import Clock, MemoryProbe
+
+HOST = "host"
+SETTLE_S = 5.0  # after asking one backend to leave: its effect is measured before the next is asked
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryLimits:
+    vram: VramLimits = field(default_factory=VramLimits)
+    host: HostLimits = field(default_factory=HostLimits)
+
+
+class Sampler:
+    """Owns the samples and the levels; everybody else reads them."""
+
+    def __init__(
+        self, probe: MemoryProbe, clock: Clock, journal: Journal, dispatcher: Dispatcher, limits: MemoryLimits
+    ) -> None:
+        self._probe = probe
+        self._clock = clock
+        self._journal = journal
+        self._dispatcher = dispatcher
+        self._limits = limits
+        self._backends: Mapping[str, Backend] = {}
+        self.host: HostSample | None = None
+        self.gpus = GpuReading(SensorState.ABSENT, problem="not sampled yet")
+        self.levels: dict[str, Level] = {HOST: Level()}
+        self.sampled_at: float | None = None
+        self._left_at = -SETTLE_S
+        self._paused: Mapping[str, str] = {}
+
+    def watch_over(self, backends: Mapping[str, Backend]) -> None:
+        """The backends that may be asked to leave."""
+        self._backends = backends
+
+    async def run(self) -> None:
+        """Sample for ever, at a cadence that follows the danger."""
+        while True:
+            await self.sample()
+            self._act()
+            self._unload_idle()
+            await self._clock.sleep(self._cadence())
+
+    async def sample(self) -> None:
+        """One look at every sensor."""
+        reading = await self._probe.gpus()
+        host = await self._probe.host()
+        self._tell_sensor(reading)
+        self.gpus, self.host = reading, host
+        self.sampled_at = self._clock.monotonic()
+        self._settle(HOST, assess_host(self.levels[HOST], host, self._limits.host))
+        for gpu in reading.gpus:
+            before = self.levels.get(gpu.uuid, Level())
+            self._settle(gpu.uuid, assess_gpu(before, gpu, self._limits.vram))
+
+    def level(self, pool: str) -> Pressure:
+        """The pressure on `host` or on the GPU with a UUID."""
+        return self.levels.get(pool, Level()).pressure
+
+    def vram_of(self, pids: frozenset[int]) -> int | None:
+        """Bytes of VRAM that these processes hold by the latest fresh sample; None where nobody can tell."""
+        if self.gpus.state is not SensorState.OK:
+            return None
+        held = [p.used for gpu in self.gpus.gpus for p in gpu.processes if p.pid in pids]
+        return sum(used or 0 for used in held)
+
+    def hardware(self) -> str:
+        """What this machine is, for records: its GPUs, else its processor's lack of them."""
+        names = [f"{gpu.name} {gpu.total / 2**30:.0f} GiB" for gpu in self.gpus.gpus]
+        host = f"{self.host.total / 2**30:.0f} GiB RAM" if self.host is not None else ""
+        return ", ".join([*names, host]) if names else f"CPU, {host}"
+
+    # --- actions -----------------------------------------------------------------------------------------------------
+
+    def _act(self) -> None:
+        critical = self._critical_pools()
+        self._pause(critical)
+        if critical and self._clock.monotonic() - self._left_at >= SETTLE_S:
+            self._ask_one_to_leave(critical)
+
+    def _critical_pools(self) -> dict[str, str]:
+        pools = {HOST: "the host is short of memory"} if self.level(HOST) is Pressure.CRITICAL else {}
+        for gpu in self.gpus.gpus:
+            if self.level(gpu.uuid) is Pressure.CRITICAL:
+                pools[gpu.uuid] = f"gpu{gpu.index} is short of memory"
+        return pools
+
+    def _pause(self, critical: Mapping[str, str]) -> None:
+        paused: dict[str, str] = {}
+        for backend in self._backends.values():
+            for pool in self._pools_of(backend):
+                if pool in critical:
+                    paused[backend.name] = critical[pool]
+        if paused != self._paused:
+            self._tell_pause(paused)
+            self._paused = paused
+            self._dispatcher.pause(paused)
+
+    def _ask_one_to_leave(self, critical: Mapping[str, str]) -> None:
+        candidates = tuple(
+            Candidate(b.name, _is_idle(b), b.spec.priority, b.last_used)
+            for b in self._backends.values()
+            if not critical.keys().isdisjoint(self._pools_of(b))
+        )
+        victim = choose_victim(candidates)
+        if victim is None:
+            return
+        self._left_at = self._clock.monotonic()
+        why = "; ".join(critical.values())
+        self._journal.tell(EventKind.EVICTED, f"{victim} was asked to leave: {why}", backend=victim)
+        self._backends[victim].post(life.StopAsked(f"left: {why}", Want.ON_DEMAND))
+
+    def _unload_idle(self) -> None:
+        now = self._clock.monotonic()
+        for backend in self._backends.values():
+            ttl = backend.spec.ttl_s
+            if ttl is not None and _is_idle(backend) and now - max(backend.last_used, backend.state.since) >= ttl:
+                backend.post(life.StopAsked(f"no work for {ttl:g} s", Want.ON_DEMAND))
+
+    def _pools_of(self, backend: Backend) -> Sequence[str]:
+        """Where a backend's memory is: the host, and the GPUs it may use."""
+        wanted = backend.spec.gpus
+        if backend.spec.footprint.gpu_layers == 0:
+            return (HOST,)
+        used = [g.uuid for g in self.gpus.gpus if not wanted or str(g.index) in wanted or g.uuid in wanted]
+        return (HOST, *used)
+
+    # --- telling, and when to look again -----------------------------------------------------------------------------
+
+    def _settle(self, pool: str, level: Level) -> None:
+        before = self.levels.get(pool, Level()).pressure
+        self.levels[pool] = level
+        if before is not level.pressure:
+            self._journal.tell(
+                EventKind.PRESSURE,
+                f"memory of {self._pool_name(pool)} is {level.pressure.label} (was {before.label})",
+                pool=pool,
+                before=before.label,
+                pressure=level.pressure.label,
+                evidence=self._evidence(pool),
+            )
+
+    def _pool_name(self, pool: str) -> str:
+        return next((f"gpu{gpu.index}" for gpu in self.gpus.gpus if gpu.uuid == pool), pool)
+
+    def _evidence(self, pool: str) -> dict[str, object]:
+        if pool == HOST and self.host is not None:
+            host = self.host
+            return {
+                "available_bytes": host.available,
+                "total_bytes": host.total,
+                "swap_in_bytes_per_s": host.swap_in_rate,
+                "swap_out_bytes_per_s": host.swap_out_rate,
+                "stall_full_percent": host.stall_full,
+            }
+        return next(
+            ({"free_bytes": g.free, "total_bytes": g.total} for g in self.gpus.gpus if g.uuid == pool),
+            {},
+        )
+
+    def _tell_sensor(self, reading: GpuReading) -> None:
+        if (reading.state, reading.problem) != (self.gpus.state, self.gpus.problem):
+            said = f": {reading.problem}" if reading.problem else ""
+            self._journal.tell(EventKind.SENSOR, f"GPU sensor is {reading.state}{said}", state=reading.state.value)
+
+    def _tell_pause(self, paused: Mapping[str, str]) -> None:
+        if paused:
+            why = "; ".join(sorted(set(paused.values())))
+            self._journal.tell(EventKind.DISPATCH_PAUSED, f"no new work for {', '.join(paused)}: {why}")
+        else:
+            self._journal.tell(EventKind.DISPATCH_RESUMED, "work is dispatched again")
+
+    def _cadence(self) -> float:
+        worst = max(level.pressure for level in self.levels.values())
+        return next_poll(self._headroom(), worst)
+
+    def _headroom(self) -> int | None:
+        fresh = [gpu for gpu in self.gpus.gpus if gpu.state is SensorState.OK]
+        rooms = [_vram_headroom(gpu, self._limits.vram) for gpu in fresh]
+        if self.host is not None:
+            tight = int(self._limits.host.tight_available_ratio * self.host.total)
+            rooms.append(max(0, self.host.available - tight))
+        return min(rooms, default=None)
+
+
+def _vram_headroom(gpu: GpuSample, limits: VramLimits) -> int:
+    return max(0, gpu.free - limits.critical_free)
+
+
+def _is_idle(backend: Backend) -> bool:
+    state = backend.state
+    return state.phase is Phase.READY and state.in_flight == 0

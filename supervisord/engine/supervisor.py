@@ -1,0 +1,253 @@
+"""The daemon's life: start, serve, drain, stop, in an order that loses nothing and leaves nothing behind."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from supervisord.core import life
+from supervisord.core.errors import DrainingError, NotFoundError
+from supervisord.core.life import DOWN, Phase, Want
+from supervisord.core.queue import JobQueue, QueuePolicy
+from supervisord.core.record import EventKind
+from supervisord.engine.backend import Backend, Hooks, World
+from supervisord.engine.dispatcher import Dispatcher
+from supervisord.engine.gateway import Gateway, GatewayPolicy
+from supervisord.engine.journal import Journal
+from supervisord.engine.sampler import MemoryLimits, Sampler
+from supervisord.engine.tasks import Tasks
+from supervisord.ports import Clock, HealthProbe, JobStore, KernelLog, MemoryProbe, Notifier, ProcessHost, Upstream
+from supervisord.runtimes.base import BackendSpec
+from supervisord.runtimes.registry import RUNTIMES
+
+WATCHDOG_LAG_S = 5.0  # a loop that runs this late is not fed as healthy
+STORE_LAG_S = 20.0  # writes older than this mean that the disk is stuck
+SAMPLE_LAG_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Everything that touches the world."""
+
+    clock: Clock
+    processes: ProcessHost
+    probe: HealthProbe
+    memory: MemoryProbe
+    kernel: KernelLog
+    store: JobStore
+    upstream: Upstream
+    notifier: Notifier
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the engine needs of the configuration."""
+
+    backends: Sequence[BackendSpec]
+    queue: QueuePolicy = field(default_factory=QueuePolicy)
+    memory: MemoryLimits = field(default_factory=MemoryLimits)
+    gateway: GatewayPolicy = field(default_factory=GatewayPolicy)
+    drain_s: float = 60.0
+
+
+class Supervisor:
+    """Owns every part of the engine. `run` returns when everything is down."""
+
+    def __init__(self, ports: Ports, settings: Settings, *, new_id: Callable[[], str]) -> None:
+        self.ports = ports
+        self.settings = settings
+        self.started_at = ports.clock.monotonic()
+        self.journal = Journal(ports.store, ports.clock)
+        self.dispatcher = Dispatcher(JobQueue(settings.queue), ports.clock)
+        self.sampler = Sampler(ports.memory, ports.clock, self.journal, self.dispatcher, settings.memory)
+        self.gateway = Gateway(
+            self.dispatcher,
+            ports.upstream,
+            ports.store,
+            self.journal,
+            ports.clock,
+            new_id=new_id,
+            hardware=self.sampler.hardware,
+            policy=settings.gateway,
+        )
+        self.backends: dict[str, Backend] = {}
+        self._stop = asyncio.Event()
+        self._changed = asyncio.Event()
+        self.draining = False
+
+    def backend(self, name: str) -> Backend:
+        """Raises NotFoundError."""
+        if name not in self.backends:
+            known = ", ".join(self.backends) or "none is configured"
+            raise NotFoundError(f'There is no backend "{name}"; there are: {known}.', param="name")
+        return self.backends[name]
+
+    def tell_operator(self, verb: str, backend: str) -> None:
+        """Record that somebody asked for something by hand."""
+        self.journal.tell(EventKind.OPERATOR, f"an operator asked to {verb} {backend}", backend=backend)
+
+    async def wait_for(self, reached: Callable[[], bool], timeout_s: float) -> bool:
+        """Whether a condition on the backends came true within `timeout_s` seconds."""
+        limit = self.ports.clock.monotonic() + timeout_s
+        while not reached():
+            if self.ports.clock.monotonic() >= limit:
+                return False
+            await self._wait_for_change(limit)
+        return True
+
+    async def start(self, group: asyncio.TaskGroup) -> None:
+        """Open the store, clear what an earlier life left, and start what the configuration wants up.
+
+        Raises StateFolderError when the store cannot be used.
+        """
+        recovery = await self.ports.store.open()
+        tasks = Tasks(group)
+        self.tasks = tasks
+        killed = await self.ports.processes.kill_leftovers()
+        world = World(
+            clock=self.ports.clock,
+            processes=self.ports.processes,
+            probe=self.ports.probe,
+            kernel=self.ports.kernel,
+            tasks=tasks,
+            journal=self.journal,
+            vram_of=self.sampler.vram_of,
+        )
+        hooks = Hooks(
+            granted=self.dispatcher.granted,
+            refused=self.dispatcher.refused,
+            fail=self.dispatcher.fail_leases,
+            changed=self._backend_changed,
+        )
+        for spec in self.settings.backends:
+            self.backends[spec.name] = Backend(spec, RUNTIMES[spec.runtime], world, hooks)
+        self.dispatcher.serve_with(self.backends, self._changed.set)
+        self.sampler.watch_over(self.backends)
+        self.journal.tell(
+            EventKind.DAEMON_STARTED,
+            f"started with {len(self.backends)} backends",
+            backends=list(self.backends),
+            abandoned_jobs=recovery.abandoned,
+        )
+        for sentence in killed:
+            self.journal.tell(EventKind.ORPHANS, sentence)
+        for note in recovery.notes:
+            self.journal.tell(EventKind.STORE, note)
+        await self.sampler.sample()
+        self._loops = [tasks.loop(self.sampler.run(), "sampler"), tasks.loop(self._feed_watchdog(), "watchdog")]
+        for backend in self.backends.values():
+            if backend.spec.autostart:
+                backend.post(life.StartAsked("configured to run"))
+        self.ports.notifier.ready()
+        self._tell_manager()
+
+    def request_stop(self) -> None:
+        """Begin to go down: drain, then stop. Safe to call again."""
+        self._stop.set()
+
+    async def run_until_stopped(self) -> None:
+        """Returns once somebody asked to stop."""
+        await self._stop.wait()
+
+    # --- going down --------------------------------------------------------------------------------------------------
+
+    async def drain(self) -> None:
+        """Take nothing new, finish what is in flight within the limit, end the rest with a reason."""
+        self.draining = True
+        self.ports.notifier.stopping()
+        self.journal.tell(
+            EventKind.DAEMON_STOPPING,
+            f"going down: {self.dispatcher.in_flight} requests in flight, {len(self.dispatcher.queue)} waiting",
+        )
+        self.gateway.closed = "The daemon is going down and takes no new work."
+        self.dispatcher.refuse_all(DrainingError(self.gateway.closed, retry_after_s=5))
+        limit = self.ports.clock.monotonic() + self.settings.drain_s
+        while self.dispatcher.in_flight and self.ports.clock.monotonic() < limit:
+            await self._wait_for_change(limit)
+
+    async def stop(self) -> None:
+        """Stop every backend and wait until nothing of them is left, then close every port."""
+        for backend in self.backends.values():
+            backend.post(life.StopAsked("the daemon is going down", Want.DOWN))
+        limit = self.ports.clock.monotonic() + self._longest_stop()
+        while any(not _is_down(b) for b in self.backends.values()) and self.ports.clock.monotonic() < limit:
+            await self._wait_for_change(limit)
+        for loop in self._loops:
+            loop.cancel()
+        for backend in self.backends.values():
+            backend.close()
+        await self.close_ports()
+
+    async def close_ports(self) -> None:
+        """Kills what is left of any process, commits every record."""
+        await self.ports.processes.close()
+        await self.ports.upstream.close()
+        await self.ports.probe.close()
+        self.ports.memory.close()
+        await self.ports.store.close()
+
+    def _longest_stop(self) -> float:
+        return max(
+            (b.spec.life.drain_s + b.spec.life.term_s + b.spec.life.kill_s + 5.0 for b in self.backends.values()),
+            default=0.0,
+        )
+
+    async def _wait_for_change(self, limit: float) -> None:
+        self._changed.clear()
+        try:
+            async with asyncio.timeout(max(0.0, min(1.0, limit - self.ports.clock.monotonic()))):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+
+    # --- telling -----------------------------------------------------------------------------------------------------
+
+    def _backend_changed(self, name: str) -> None:
+        self._changed.set()
+        backend = self.backends[name]
+        if backend.state.phase is Phase.STOPPING and backend.generation is not None:
+            self.ports.upstream.forget(backend.generation.host, backend.generation.port)
+        self.dispatcher.pump()
+        self._tell_manager()
+
+    def _tell_manager(self) -> None:
+        phases = ", ".join(f"{b.name} {b.state.phase}" for b in self.backends.values())
+        self.ports.notifier.status(phases or "no backends configured")
+
+    def degraded(self) -> list[str]:
+        """What does not work as it should, in words; empty while all is well."""
+        problems = []
+        store = self.ports.store.state()
+        if store.problem:
+            problems.append(f"store: {store.problem}")
+        for backend in self.backends.values():
+            generation = backend.generation
+            if generation is not None and generation.process is not None:
+                log = generation.process.log_state()
+                if log.degraded:
+                    problems.append(f"log of {backend.name}: {log.degraded}")
+        return problems
+
+    async def _feed_watchdog(self) -> None:
+        """Tell the service manager that we are well, only while loop, store and sensors are all fresh."""
+        interval = self.ports.notifier.watchdog_interval_s
+        while interval is not None:
+            due = self.ports.clock.monotonic() + interval
+            await self.ports.clock.sleep(interval)
+            if self.is_fresh(self.ports.clock.monotonic() - due):
+                self.ports.notifier.watchdog()
+
+    def is_fresh(self, loop_lag_s: float) -> bool:
+        """Whether the loop, the store's writer and the sensors are all as recent as they must be."""
+        now = self.ports.clock.monotonic()
+        store = self.ports.store.state()
+        sampled = self.sampler.sampled_at
+        return (
+            loop_lag_s < WATCHDOG_LAG_S
+            and (store.oldest_pending_s or 0.0) < STORE_LAG_S
+            and sampled is not None
+            and now - sampled < SAMPLE_LAG_S
+        )
+
+
+def _is_down(backend: Backend) -> bool:
+    return backend.state.phase in DOWN or backend.state.phase is Phase.UNKILLABLE
