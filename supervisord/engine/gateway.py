@@ -44,6 +44,7 @@ class GatewayPolicy:
     queue_timeout_s: float = 600.0
     idle_timeout_s: float = 900.0  # of a backend's connection; hangs are found by progress long before
     keep_prompts: bool = False
+    keep_clients: bool = True
     relay: RelayPolicy = RelayPolicy()  # noqa: RUF009 - a frozen value
 
 
@@ -213,7 +214,7 @@ class Gateway:
             model=submission.model,
             priority=int(submission.priority),
             stream=submission.stream,
-            client=submission.client,
+            client=submission.client if self._policy.keep_clients else "",
             submitted_at=job.submitted_at,
             max_tokens=submission.max_tokens,
             temperature=submission.temperature,

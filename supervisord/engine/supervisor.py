@@ -72,6 +72,8 @@ class Supervisor:
         self.backends: dict[str, Backend] = {}
         self._stop = asyncio.Event()
         self._changed = asyncio.Event()
+        self._hurry = False
+        self._loops: list[asyncio.Task[None]] = []
         self.draining = False
 
     def backend(self, name: str) -> Backend:
@@ -94,14 +96,13 @@ class Supervisor:
             await self._wait_for_change(limit)
         return True
 
-    async def start(self, group: asyncio.TaskGroup) -> None:
-        """Open the store, clear what an earlier life left, and start what the configuration wants up.
+    async def open(self, group: asyncio.TaskGroup) -> None:
+        """Open the store, clear what an earlier life left, and build the backends; nothing is started yet.
 
         Raises StateFolderError when the store cannot be used.
         """
         recovery = await self.ports.store.open()
-        tasks = Tasks(group)
-        self.tasks = tasks
+        tasks = self.tasks = Tasks(group)
         killed = await self.ports.processes.kill_leftovers()
         world = World(
             clock=self.ports.clock,
@@ -133,6 +134,10 @@ class Supervisor:
         for note in recovery.notes:
             self.journal.tell(EventKind.STORE, note)
         await self.sampler.sample()
+
+    async def start(self) -> None:
+        """Start what the configuration wants up, and what watches over it."""
+        tasks = self.tasks
         self._loops = [tasks.loop(self.sampler.run(), "sampler"), tasks.loop(self._feed_watchdog(), "watchdog")]
         for backend in self.backends.values():
             if backend.spec.autostart:
@@ -140,9 +145,11 @@ class Supervisor:
         self.ports.notifier.ready()
         self._tell_manager()
 
-    def request_stop(self) -> None:
-        """Begin to go down: drain, then stop. Safe to call again."""
+    def request_stop(self, *, at_once: bool = False) -> None:
+        """Begin to go down: drain, then stop. `at_once` ends a drain that is going on."""
         self._stop.set()
+        self._hurry = self._hurry or at_once
+        self._changed.set()
 
     async def run_until_stopped(self) -> None:
         """Returns once somebody asked to stop."""
@@ -161,24 +168,23 @@ class Supervisor:
         self.gateway.closed = "The daemon is going down and takes no new work."
         self.dispatcher.refuse_all(DrainingError(self.gateway.closed, retry_after_s=5))
         limit = self.ports.clock.monotonic() + self.settings.drain_s
-        while self.dispatcher.in_flight and self.ports.clock.monotonic() < limit:
+        while self.dispatcher.in_flight and self.ports.clock.monotonic() < limit and not self._hurry:
             await self._wait_for_change(limit)
 
     async def stop(self) -> None:
-        """Stop every backend and wait until nothing of them is left, then close every port."""
+        """Stop every backend and wait until nothing of them is left."""
         for backend in self.backends.values():
             backend.post(life.StopAsked("the daemon is going down", Want.DOWN))
         limit = self.ports.clock.monotonic() + self._longest_stop()
         while any(not _is_down(b) for b in self.backends.values()) and self.ports.clock.monotonic() < limit:
             await self._wait_for_change(limit)
+
+    async def close(self) -> None:
+        """End what watches, kill what is left of any process, commit every record."""
         for loop in self._loops:
             loop.cancel()
         for backend in self.backends.values():
             backend.close()
-        await self.close_ports()
-
-    async def close_ports(self) -> None:
-        """Kills what is left of any process, commits every record."""
         await self.ports.processes.close()
         await self.ports.upstream.close()
         await self.ports.probe.close()

@@ -1,0 +1,174 @@
+"""The composition root: builds every part, runs it, and takes it down again."""
+
+import asyncio
+import os
+import platform
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import structlog
+import uvloop
+from aiohttp import web
+
+from supervisord.adapters.clock import LoopClock
+from supervisord.adapters.health import HttpProbe
+from supervisord.adapters.host_memory import HostSensor
+from supervisord.adapters.kernel_log import KernelMemoryLog
+from supervisord.adapters.notify import SystemdNotifier
+from supervisord.adapters.nvml import NvmlSensor
+from supervisord.adapters.process import LinuxProcessHost
+from supervisord.adapters.store import SqliteStore
+from supervisord.adapters.upstream import HttpUpstream
+from supervisord.api.control import About, ControlDoor
+from supervisord.api.guard import Doorkeeper
+from supervisord.api.openai import DoorLimits, OpenAIDoor
+from supervisord.app import doors, logs
+from supervisord.app.ids import JobIds
+from supervisord.app.sensors import Sensors
+from supervisord.app.settings import engine_settings
+from supervisord.app.version import VERSION
+from supervisord.config.model import Configuration, PromptStorage
+from supervisord.core.errors import AddressInUseError, ConfigurationError, StartupError, StateFolderError
+from supervisord.engine.supervisor import Ports, Supervisor
+
+log = structlog.get_logger()
+
+
+def exit_status(error: StartupError) -> int:
+    """The exit status that says what kind of start failure it was (sysexits.h)."""
+    match error:
+        case ConfigurationError():
+            return os.EX_CONFIG
+        case StateFolderError():
+            return os.EX_CANTCREAT
+        case AddressInUseError():
+            return os.EX_UNAVAILABLE
+        case _:
+            return os.EX_SOFTWARE
+
+
+def run(configuration: Configuration) -> int:
+    """Run the daemon until it is told to stop. Returns its exit status; start failures are said on stderr."""
+    logs.configure(configuration.log.level, configuration.log.format)
+    os.umask(0o077)
+    failures: list[StartupError] = []
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_Daemon(configuration).run())
+    except* StartupError as group:
+        failures += _flat(group)
+    for failure in failures[:1]:
+        print(f"llm-supervisord: {failure.message}", file=sys.stderr)  # noqa: T201 - a start failure is said plainly
+        return exit_status(failure)
+    return os.EX_OK
+
+
+def _flat(group: BaseExceptionGroup[StartupError]) -> list[StartupError]:
+    found: list[StartupError] = []
+    for inner in group.exceptions:
+        found += _flat(inner) if isinstance(inner, BaseExceptionGroup) else [inner]
+    return found
+
+
+class _Daemon:
+    def __init__(self, configuration: Configuration) -> None:
+        self._configuration = configuration
+        self._stops = 0
+
+    async def run(self) -> None:
+        configuration = self._configuration
+        listener = doors.bind_tcp(configuration.listen_host, configuration.listen_port)
+        address = f"{configuration.listen_host}:{listener.getsockname()[1]}"
+        state_dir = Path(configuration.state_dir)
+        _make_state_folder(state_dir)
+        ports = self._ports(state_dir)
+        supervisor = Supervisor(ports, engine_settings(configuration), new_id=JobIds())
+        supervisor.journal.listen(logs.tell_event(log))
+        supervisor.journal.on_finished(logs.tell_job(log))
+        async with asyncio.TaskGroup() as group:
+            await supervisor.open(group)
+            control = doors.bind_control(Path(configuration.control_socket), configuration.control_group)
+            runners = await self._open_doors(supervisor, listener, control, address)
+            self._catch_signals(supervisor)
+            await supervisor.start()
+            log.info("listening", address=address, control=configuration.control_socket, state=str(state_dir))
+            await supervisor.run_until_stopped()
+            await supervisor.drain()
+            await supervisor.stop()
+            for runner in runners:
+                await runner.cleanup()
+            doors.remove_control(configuration.control_socket)
+            await supervisor.close()
+
+    def _ports(self, state_dir: Path) -> Ports:
+        configuration = self._configuration
+        return Ports(
+            clock=LoopClock(),
+            processes=LinuxProcessHost(
+                state_dir,
+                Path(configuration.log.dir),
+                log_max_bytes=configuration.log.max_size,
+                log_keep=configuration.log.keep,
+            ),
+            probe=HttpProbe(),
+            memory=Sensors(NvmlSensor(), HostSensor()),
+            kernel=KernelMemoryLog(),
+            store=SqliteStore(
+                state_dir / "jobs.sqlite3",
+                keep_bodies=configuration.store.prompts is PromptStorage.FULL,
+                retention_s=configuration.store.retention_s,
+            ),
+            upstream=HttpUpstream(),
+            notifier=SystemdNotifier(),
+        )
+
+    async def _open_doors(
+        self, supervisor: Supervisor, listener: socket.socket, control: socket.socket, address: str
+    ) -> list[web.AppRunner]:
+        configuration = self._configuration
+        about = About(
+            version=VERSION,
+            python=platform.python_version(),
+            pid=os.getpid(),
+            config=configuration.source or "built-in defaults",
+            listen=address,
+            state_dir=configuration.state_dir,
+            socket=configuration.control_socket,
+        )
+        doorkeeper = Doorkeeper(frozenset((*configuration.allowed_hosts, configuration.listen_host)))
+        limits = DoorLimits(configuration.limits.body, configuration.limits.body_timeout_s)
+        openai = OpenAIDoor(supervisor, doorkeeper, limits)
+        operators = ControlDoor(supervisor, about, doors.peers_allowed(configuration.control_group))
+        public = doors.GuardedRunner(openai.application(), configuration.limits)
+        private = web.AppRunner(
+            operators.application(), handler_cancellation=True, access_log=None, shutdown_timeout=doors.SHUTDOWN_S
+        )
+        for runner, sock in ((public, listener), (private, control)):
+            await runner.setup()
+            await web.SockSite(runner, sock, backlog=doors.BACKLOG).start()
+        return [public, private]
+
+    def _catch_signals(self, supervisor: Supervisor) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._told_to_stop, supervisor)
+        loop.add_signal_handler(signal.SIGHUP, self._told_to_reload)
+
+    def _told_to_stop(self, supervisor: Supervisor) -> None:
+        self._stops += 1
+        supervisor.request_stop(at_once=self._stops > 1)
+
+    def _told_to_reload(self) -> None:
+        log.warning("SIGHUP: this version reads its configuration at start only; restart it to apply changes")
+
+
+def _make_state_folder(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StateFolderError(
+            f"cannot create the state folder {path}: {(error.strerror or str(error)).lower()}. "
+            "Make it writable for this user, or change state_dir."
+        ) from error

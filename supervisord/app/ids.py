@@ -1,0 +1,30 @@
+"""Ids of jobs: short, unique, and in the order of time, so that an index on them is an index on age."""
+
+import secrets
+import time
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: nothing that is read as something else
+
+
+def _base32(value: int, length: int) -> str:
+    digits = []
+    for _ in range(length):
+        value, digit = divmod(value, 32)
+        digits.append(_ALPHABET[digit])
+    return "".join(reversed(digits))
+
+
+class JobIds:
+    """Makes ids of 16 characters: milliseconds since the epoch (9), a count within them (3), a random part (4).
+
+    Ids of one process strictly rise, also when the wall clock is set back.
+    """
+
+    def __init__(self) -> None:
+        self._last = 0
+        self._random = _base32(secrets.randbits(20), 4)
+
+    def __call__(self) -> str:
+        now = time.time_ns() // 1_000_000 * 32768
+        self._last = max(self._last + 1, now)
+        return _base32(self._last, 12) + self._random

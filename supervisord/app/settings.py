@@ -1,0 +1,34 @@
+"""From the configuration to what the engine and the doors need."""
+
+from supervisord.config.model import Configuration, PromptStorage
+from supervisord.core.job import Priority
+from supervisord.core.queue import QueuePolicy
+from supervisord.engine.gateway import GatewayPolicy
+from supervisord.engine.relay import RelayPolicy
+from supervisord.engine.sampler import MemoryLimits
+from supervisord.engine.supervisor import Settings
+
+
+def engine_settings(configuration: Configuration) -> Settings:
+    """The engine's settings; nothing is decided here."""
+    full = configuration.store.prompts is PromptStorage.FULL
+    return Settings(
+        backends=configuration.backends,
+        queue=QueuePolicy(
+            limit=configuration.queue.limit,
+            timeout_s=configuration.queue.timeout_s,
+            handicap_s={
+                Priority.HIGH: 0.0,
+                Priority.NORMAL: configuration.queue.aging_normal_s,
+                Priority.BATCH: configuration.queue.aging_batch_s,
+            },
+        ),
+        memory=MemoryLimits(vram=configuration.memory.vram, host=configuration.memory.host),
+        gateway=GatewayPolicy(
+            queue_timeout_s=configuration.queue.timeout_s,
+            keep_prompts=full,
+            keep_clients=configuration.store.prompts is not PromptStorage.NONE,
+            relay=RelayPolicy(client_stall_s=configuration.limits.client_stall_s, keep_output=full),
+        ),
+        drain_s=configuration.drain_timeout,
+    )
