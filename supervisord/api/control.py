@@ -11,6 +11,7 @@ import msgspec
 from aiohttp import web
 
 from supervisord.api import errors
+from supervisord.api.entries import event_entry, job_entry
 from supervisord.core import life
 from supervisord.core.errors import (
     ForbiddenPeerError,
@@ -21,9 +22,7 @@ from supervisord.core.errors import (
     SupervisorError,
     UnknownEndpointError,
 )
-from supervisord.core.job import Priority
 from supervisord.core.life import DOWN, Phase, Want
-from supervisord.core.record import AttemptRecord, EventRecord
 from supervisord.engine import view
 from supervisord.engine.supervisor import Supervisor
 from supervisord.ports import JobFilter, StoredJob
@@ -67,6 +66,7 @@ class ControlDoor:
         add.add_get("/v1/backends/{name}/logs", self._logs)
         add.add_get("/v1/jobs", self._jobs)
         add.add_get("/v1/jobs/{id}", self._job)
+        add.add_get("/v1/jobs/{id}/output", self._output)
         add.add_get("/v1/events", self._events)
         return app
 
@@ -119,18 +119,28 @@ class ControlDoor:
             after=query.get("after"),
             limit=limit + 1,
         )
+        await self._supervisor.ports.store.flush()
         found = list(await self._supervisor.ports.store.jobs(wanted))
         return _json({"jobs": [job_entry(job) for job in found[:limit]], "more": len(found) > limit})
 
     async def _job(self, request: web.Request) -> web.Response:
-        wanted = request.match_info["id"]
+        found = await self._find(request.match_info["id"])
+        entry = dict(job_entry(found))
+        entry["position"] = self._supervisor.dispatcher.position(found.job.id)
+        return _json(entry)
+
+    async def _find(self, wanted: str) -> StoredJob:
         await self._supervisor.ports.store.flush()  # what has just ended is shown as ended
         found = await self._supervisor.ports.store.job(wanted)
         if found is None:
             raise NotFoundError(f'There is no job "{wanted}". supctl jobs lists them.', param="id")
-        entry = dict(job_entry(found))
-        entry["position"] = self._supervisor.dispatcher.position(found.job.id)
-        return _json(entry)
+        return found
+
+    async def _output(self, request: web.Request) -> web.Response:
+        """What was kept of a job's texts: nothing, unless store.prompts is full."""
+        found = await self._find(request.match_info["id"])
+        kept = found.result.output if found.result is not None else None
+        return _json({"id": found.job.id, "request": _text(found.job.body), "output": _text(kept)})
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:
         backend = self._supervisor.backend(request.match_info["name"])
@@ -250,60 +260,5 @@ def _number(text: str | None, name: str) -> float | None:
         raise InvalidRequestError(f'"{name}" must be a number: seconds since the epoch.', param=name) from None
 
 
-def event_entry(event: EventRecord, event_id: int | None) -> Mapping[str, object]:
-    """An event as JSON values."""
-    return {"id": event_id, **asdict(event), "kind": event.kind.value, "data": dict(event.data)}
-
-
-def job_entry(stored: StoredJob) -> Mapping[str, object]:
-    """A job with its attempts as JSON values."""
-    job, result = stored.job, stored.result
-    return {
-        "id": job.id,
-        "endpoint": job.endpoint,
-        "model": job.model,
-        "priority": Priority(job.priority).label,
-        "stream": job.stream,
-        "client": job.client,
-        "status": stored.status,
-        "reason": result.reason.value if result and result.reason else None,
-        "detail": result.detail if result else "",
-        "submitted_at": job.submitted_at,
-        "finished_at": result.finished_at if result else None,
-        "queue_wait_s": result.queue_wait_s if result else None,
-        "max_tokens": job.max_tokens,
-        "temperature": job.temperature,
-        "backend": result.backend if result else None,
-        "attempts_count": result.attempts if result else len(stored.attempts),
-        "attempts": [_attempt_entry(attempt) for attempt in stored.attempts],
-    }
-
-
-def _attempt_entry(attempt: AttemptRecord) -> Mapping[str, object]:
-    identity, used = attempt.identity, attempt.usage
-    return {
-        "number": attempt.number,
-        "backend": attempt.backend,
-        "generation": attempt.generation,
-        "runtime": attempt.runtime,
-        "rung": attempt.rung,
-        "hardware": attempt.hardware,
-        "model": identity.model,
-        "quantization": identity.quantization,
-        "context_tokens": identity.context_length,
-        "template_hash": identity.template_hash,
-        "build": identity.build,
-        "started_at": attempt.started_at,
-        "queue_wait_s": attempt.queue_wait_s,
-        "duration_s": attempt.duration_s,
-        "ttft_s": attempt.ttft_s,
-        "tokens_in": used.tokens_in,
-        "tokens_cached": used.tokens_cached,
-        "tokens_out": used.tokens_out,
-        "tokens_per_second": used.tokens_per_second,
-        "http_status": attempt.http_status,
-        "status": attempt.status.value,
-        "reason": attempt.reason.value if attempt.reason else None,
-        "detail": attempt.detail,
-        "bytes_out": attempt.bytes_out,
-    }
+def _text(kept: bytes | None) -> str | None:
+    return None if kept is None else kept.decode("utf-8", "replace")

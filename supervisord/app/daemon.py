@@ -15,7 +15,7 @@ from aiohttp import web
 from supervisord.adapters.clock import LoopClock
 from supervisord.adapters.health import HttpProbe
 from supervisord.adapters.host_memory import HostSensor
-from supervisord.adapters.kernel_log import KernelMemoryLog
+from supervisord.adapters.kernel_log import KernelLog
 from supervisord.adapters.notify import SystemdNotifier
 from supervisord.adapters.nvml import NvmlSensor
 from supervisord.adapters.process import LinuxProcessHost
@@ -104,8 +104,11 @@ class _Daemon:
 
     def _ports(self, state_dir: Path) -> Ports:
         configuration = self._configuration
+        clock = LoopClock()
+        kernel = KernelLog()
+        kernel.mark()
         return Ports(
-            clock=LoopClock(),
+            clock=clock,
             processes=LinuxProcessHost(
                 state_dir,
                 Path(configuration.log.dir),
@@ -114,11 +117,12 @@ class _Daemon:
             ),
             probe=HttpProbe(),
             memory=Sensors(NvmlSensor(), HostSensor()),
-            kernel=KernelMemoryLog(),
+            kernel=kernel,
             store=SqliteStore(
                 state_dir / "jobs.sqlite3",
                 keep_bodies=configuration.store.prompts is PromptStorage.FULL,
                 retention_s=configuration.store.retention_s,
+                now=clock.wall,
             ),
             upstream=HttpUpstream(),
             notifier=SystemdNotifier(),

@@ -6,9 +6,9 @@ handicap longer than a high one goes first.
 """
 
 from bisect import bisect_left, insort
-from heapq import heappop, heappush
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 
 from supervisord.core.errors import QueueFullError
 from supervisord.core.job import Job, Priority

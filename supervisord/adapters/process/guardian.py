@@ -1,0 +1,310 @@
+"""The program between the daemon and one backend: it starts the backend, reaps and reports, and kills its whole tree.
+
+Run as `python -I -S -E guardian.py BACKEND DAEMON_PID` with descriptor 3 the control socket, 4 the description of what
+to start, 1 and 2 the pipes that become the backend's stdout and stderr. It stands alone (standard library only, few
+imports): one of it sits in memory for each backend, measured 4 MB of its own and 20 ms to start.
+
+Why a program of its own: PR_SET_PDEATHSIG reaches the direct child only, and is sent when the forking *thread* ends. A
+subreaper that waits for the daemon's end and then kills every descendant keeps the promise for grandchildren too.
+
+The control socket keeps message borders. From the daemon: `term` (SIGTERM and SIGCONT to the group of the leader),
+`kill` (SIGKILL to the whole tree until none is left). To the daemon, as JSON: `spawned`, `failed`, `exited`, `stuck`,
+`gone`. The end of the control socket, or of the daemon, is a `kill`.
+"""
+
+import ctypes
+import os
+import select
+import signal
+import sys
+import time
+
+CONTROL, DESCRIPTION = 3, 4  # descriptors; 0 is /dev/null, 1 and 2 are the pipes of the backend
+PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36  # <linux/prctl.h>
+STUCK_AFTER_S = 5.0  # a process that is still there so long after SIGKILL hangs in the kernel (state D)
+PAUSE_S, PAUSE_MAX_S, PAUSE_STUCK_S = 0.01, 0.1, 1.0  # between two rounds of killing
+CANNOT_START = 127
+
+
+class Process:
+    """What /proc/PID/stat tells. `start` (clock ticks since boot) and `pid` together name a process for ever."""
+
+    __slots__ = ("children_ticks", "group", "parent", "pid", "session", "start", "state", "ticks")
+
+    def __init__(self, pid: int, stat: bytes) -> None:
+        fields = stat[stat.rindex(b")") + 2 :].split()  # the name before it may contain anything
+        self.pid = pid
+        self.state = fields[0].decode()
+        self.parent, self.group, self.session = int(fields[1]), int(fields[2]), int(fields[3])
+        self.ticks = int(fields[11]) + int(fields[12])
+        self.children_ticks = int(fields[13]) + int(fields[14])
+        self.start = int(fields[19])
+
+
+def process(pid: int) -> Process | None:
+    """The process, a zombie too; None when there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:  # noqa: PTH123 - pathlib costs the guardian 2 MB
+            return Process(pid, file.read(1024))
+    except (OSError, ValueError):
+        return None
+
+
+def processes() -> dict[int, Process]:
+    """Every process there is, by pid."""
+    found = (process(int(name)) for name in os.listdir("/proc") if name.isdigit())  # noqa: PTH208 - as above
+    return {one.pid: one for one in found if one is not None}
+
+
+def descendants(roots: "set[int]", table: "dict[int, Process]") -> "list[Process]":
+    """The processes below `roots`, parents first, without the roots."""
+    children: dict[int, list[Process]] = {}
+    for one in table.values():
+        children.setdefault(one.parent, []).append(one)
+    found: list[Process] = []
+    level = [child for root in roots for child in children.get(root, ())]
+    while level:
+        found += level
+        level = [child for one in level for child in children.get(one.pid, ())]
+    return found
+
+
+def signal_exactly(target: Process, number: int) -> bool:
+    """Signal this very process, never one that got its pid later. False when it has ended or may not be signalled."""
+    try:
+        descriptor = os.pidfd_open(target.pid)
+    except ProcessLookupError:
+        return False
+    except OSError:  # no descriptor left: the check below still holds, with a gap of microseconds
+        descriptor = -1
+    try:
+        now = process(target.pid)
+        if now is None or now.start != target.start:
+            return False
+        if descriptor < 0:
+            os.kill(target.pid, number)
+        else:
+            signal.pidfd_send_signal(descriptor, number)
+    except OSError:
+        return False
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+    return True
+
+
+def prctl(option: int, value: "int | bytes") -> None:
+    """prctl(2). Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    argument = ctypes.c_char_p(value) if isinstance(value, bytes) else ctypes.c_ulong(value)
+    if libc.prctl(option, argument, ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+class Description:
+    """What to start, as the daemon packed it: NUL-terminated strings, since none of them can hold a NUL."""
+
+    __slots__ = ("argv", "cwd", "env", "nice", "oom_score_adj")
+
+    def __init__(self, packed: bytes) -> None:
+        cwd, nice, oom_score_adj, count, *rest = packed.split(b"\0")[:-1]
+        self.cwd = cwd
+        self.nice = int(nice)
+        self.oom_score_adj = oom_score_adj  # empty: as it is
+        self.argv = rest[: int(count)]
+        self.env = dict(item.split(b"=", 1) for item in rest[int(count) :])
+
+
+def pack(argv: "list[str]", env: "dict[str, str]", cwd: str, nice: int, oom_score_adj: "int | None") -> bytes:
+    """The counterpart of `Description`, used by the daemon."""
+    adjust = "" if oom_score_adj is None else str(oom_score_adj)
+    parts = [cwd, str(nice), adjust, str(len(argv)), *argv, *(f"{name}={value}" for name, value in env.items())]
+    return b"".join(os.fsencode(part) + b"\0" for part in parts)
+
+
+class Guardian:
+    """Starts the backend, then sleeps until a child ends, the daemon speaks, or the daemon is gone."""
+
+    def __init__(self, daemon: int) -> None:
+        self.leader = 0  # 0 once it has been reaped
+        self.killing_since: float | None = None
+        self.stuck_told = False
+        self.pause = PAUSE_S
+        self.poll = select.poll()
+        self.wakeup, wakeup_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wakeup_writer, warn_on_full_buffer=False)
+        # A pidfd besides the socket: a copy of the socket's other end may live on in a process the daemon forked.
+        self.daemon = os.pidfd_open(daemon)
+        for descriptor in (self.wakeup, CONTROL, self.daemon):
+            self.poll.register(descriptor, select.POLLIN)
+
+    def run(self, description: Description) -> None:
+        """Returns when no process of the tree is left."""
+        self.start(description)
+        while not self.reap():
+            if self.killing_since is not None:
+                self.sweep(self.killing_since)
+            self.wait()
+        self.tell('{"event":"gone"}')
+
+    def start(self, description: Description) -> None:
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        me = os.getpid()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self.fail("fork", error.errno or 0)
+        if pid == 0:
+            become(description, me, writer)
+        os.close(writer)
+        failure = os.read(reader, 100).decode()  # ends empty when exec closes the pipe
+        os.close(reader)
+        if failure:
+            os.waitpid(pid, 0)
+            stage, number = failure.split()
+            self.fail(stage, int(number))
+        self.leader = pid
+        self.tell(f'{{"event":"spawned","pid":{pid}}}')
+
+    def fail(self, stage: str, number: int) -> None:
+        self.tell(f'{{"event":"failed","stage":"{stage}","errno":{number}}}')
+        os._exit(CANNOT_START)
+
+    def tell(self, line: str) -> None:
+        try:
+            os.write(CONTROL, line.encode())
+        except OSError:
+            self.kill()  # nobody listens any more
+
+    def reap(self) -> bool:
+        """Take every ended child. True when there is no child left: as subreaper, then there is no descendant left."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return True
+            if pid == 0:
+                return False
+            if pid == self.leader:
+                self.leader = 0
+                self.tell(f'{{"event":"exited","status":{os.waitstatus_to_exitcode(status)}}}')
+
+    def wait(self) -> None:
+        timeout = None if self.killing_since is None else self.pause * 1000
+        for descriptor, _ in self.poll.poll(timeout):
+            if descriptor == self.wakeup:
+                os.read(self.wakeup, 512)
+            elif descriptor == self.daemon:
+                self.poll.unregister(self.daemon)  # readable from now on
+                self.kill()
+            else:
+                self.obey()
+
+    def obey(self) -> None:
+        try:
+            command = os.read(CONTROL, 16)
+        except OSError:
+            command = b""
+        if not command:
+            self.poll.unregister(CONTROL)  # readable from now on
+        if command != b"term":
+            self.kill()
+        elif self.leader:  # not reaped yet, so the number cannot belong to another group
+            os.killpg(self.leader, signal.SIGTERM)
+            os.killpg(self.leader, signal.SIGCONT)
+
+    def kill(self) -> None:
+        if self.killing_since is None:
+            self.killing_since = time.monotonic()
+
+    def sweep(self, since: float) -> None:
+        """One round of killing. Whole groups first: that is atomic, so a chain of forks within one cannot run away."""
+        tree = [one for one in descendants({os.getpid()}, processes()) if one.state not in "ZX"]
+        mine = os.getsid(0)
+        for group in {one.group for one in tree if one.session != mine}:
+            try:
+                os.killpg(group, signal.SIGKILL)
+            except OSError:
+                continue  # gone, or of another user: the single processes follow
+        for one in tree:
+            signal_exactly(one, signal.SIGKILL)
+        late = time.monotonic() - since > STUCK_AFTER_S
+        if late and tree and not self.stuck_told:
+            self.stuck_told = True
+            self.tell(f'{{"event":"stuck","pids":{[one.pid for one in tree]}}}')
+        self.pause = PAUSE_STUCK_S if late else min(self.pause * 1.5, PAUSE_MAX_S)
+
+
+def become(description: Description, guardian: int, report: int) -> None:
+    """In the forked child: turn into the backend, or tell `report` the stage that failed and its errno."""
+    stage = "fork"
+    try:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != guardian:  # it ended before the line above
+            os._exit(CANNOT_START)
+        os.setsid()
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        adjust(description)
+        stage = "chdir"
+        if description.cwd:
+            os.chdir(description.cwd)
+        stage = "exec"
+        os.execvpe(description.argv[0], description.argv, description.env)  # noqa: S606 - no shell is what we want
+    except OSError as error:
+        os.write(report, f"{stage} {error.errno}".encode())
+    os._exit(CANNOT_START)
+
+
+def adjust(description: Description) -> None:
+    """Priority and OOM score. Lowering either needs privileges: then it is said on stderr, and the start goes on."""
+    try:
+        if description.oom_score_adj:
+            descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+            os.write(descriptor, description.oom_score_adj)
+            os.close(descriptor)
+        if description.nice:
+            os.nice(description.nice)
+    except OSError as error:
+        os.write(2, f"llm-supervisord: oom_score_adj or nice not set: {error.strerror}\n".encode())
+
+
+def close_strays() -> None:
+    """Close what a library of the daemon left inheritable: the backend must not hold it open."""
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - as above
+        if int(name) > DESCRIPTION:
+            try:
+                os.close(int(name))
+            except OSError:
+                continue  # the one that listed the folder
+
+
+def read_description() -> Description:
+    os.set_inheritable(CONTROL, False)  # noqa: FBT003 - the signature of the standard library
+    with os.fdopen(DESCRIPTION, "rb") as file:
+        return Description(file.read())
+
+
+def main(name: str, daemon: int) -> None:
+    os.setsid()  # a Ctrl-C in the terminal is for the daemon, which drains
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    prctl(PR_SET_NAME, f"guard:{name}".encode()[:15])
+    close_strays()
+    description = read_description()
+    try:
+        guardian = Guardian(daemon)
+    except ProcessLookupError:
+        return
+    if os.getppid() != daemon:  # it was killed between fork and exec of this program
+        return
+    guardian.run(description)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
+    os._exit(0)

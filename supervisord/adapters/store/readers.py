@@ -1,0 +1,107 @@
+"""A few threads that only read, each query bounded in time."""
+
+import asyncio
+import queue
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from time import monotonic
+from typing import Final, TypeVar
+
+from supervisord.adapters.store.schema import connect
+from supervisord.adapters.store.trouble import damaged
+from supervisord.core.errors import StoreUnavailableError
+
+_T = TypeVar("_T")
+
+_READERS: Final = 2  # a slow listing must not hold up the look at one job
+_MOST_WAITING: Final = 64
+_LONGEST_QUERY_S: Final = 5.0
+_STEPS_BETWEEN_LOOKS: Final = 10_000  # of SQLite's virtual machine: well below a millisecond
+
+
+class Readers:
+    """Connections that cannot write. In WAL mode they see the last commit and never wait for the writer."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises sqlite3.Error."""
+        self._path = path
+        self._all = [_Reader(path) for _ in range(_READERS)]
+        self._free: queue.SimpleQueue[_Reader] = queue.SimpleQueue()
+        for reader in self._all:
+            self._free.put(reader)
+        self._threads = ThreadPoolExecutor(_READERS, thread_name_prefix="store-reader")
+        self._waiting = 0
+        self._closed = False
+
+    async def run(self, query: Callable[[sqlite3.Connection], _T]) -> _T:
+        """The answer of `query`, all of whose reads see the same state. Raises StoreUnavailableError."""
+        if self._closed:
+            raise StoreUnavailableError("the store is closed")
+        if self._waiting >= _MOST_WAITING:
+            raise StoreUnavailableError(f"{self._waiting} queries of {self._path} wait already: try again later")
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(2 * _LONGEST_QUERY_S):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, query)
+        except TimeoutError:
+            raise StoreUnavailableError(f"{self._path} is busy with other queries: try again later") from None
+        finally:
+            self._waiting -= 1
+
+    def _run(self, query: Callable[[sqlite3.Connection], _T]) -> _T:
+        reader = self._free.get_nowait()  # there are as many as threads
+        try:
+            return reader.run(query)
+        except sqlite3.Error as error:
+            if self._closed:
+                raise StoreUnavailableError("the store is closed") from error
+            raise self._refusal(error) from error
+        finally:
+            self._free.put(reader)
+
+    def _refusal(self, error: sqlite3.Error) -> StoreUnavailableError:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_INTERRUPT:
+            words = f"the query took longer than {_LONGEST_QUERY_S:g} s and was ended: ask for less"
+        elif code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+            words = damaged(self._path, str(error))
+        else:
+            words = f"{self._path} cannot be read ({error})"
+        return StoreUnavailableError(words)
+
+    def close(self) -> None:
+        """End the queries in progress and those that wait, and close."""
+        self._closed = True
+        for reader in self._all:
+            reader.stop()
+        self._threads.shutdown()  # cancelling what waits would look like a cancellation of the asking task
+        for reader in self._all:
+            reader.close()
+
+
+class _Reader:
+    def __init__(self, path: Path) -> None:
+        self._connection = connect(path)
+        self._connection.execute("PRAGMA query_only = ON")
+        self._deadline = 0.0
+        self._stopped = False
+        self._connection.set_progress_handler(self._is_late, _STEPS_BETWEEN_LOOKS)
+
+    def _is_late(self) -> bool:
+        return self._stopped or monotonic() > self._deadline
+
+    def run(self, query: Callable[[sqlite3.Connection], _T]) -> _T:
+        self._deadline = monotonic() + _LONGEST_QUERY_S
+        self._connection.execute("BEGIN")
+        try:
+            return query(self._connection)
+        finally:
+            self._connection.execute("ROLLBACK")
+
+    def stop(self) -> None:
+        self._stopped = True
+
+    def close(self) -> None:
+        self._connection.close()

@@ -1,0 +1,1 @@
+SELECT part, body FROM job_bodies WHERE job_id = ?;

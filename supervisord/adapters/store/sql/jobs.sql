@@ -1,0 +1,8 @@
+-- {index} pins the plan: the planner keeps no statistics, and must not start to guess when the table has grown.
+SELECT
+  id, endpoint, model, priority, stream, client, submitted_at, max_tokens, temperature,
+  status, attempt, backend, queue_wait_s, finished_at, reason, detail
+FROM jobs {index}
+WHERE {conditions}
+ORDER BY id DESC
+LIMIT :limit;

@@ -1,0 +1,1 @@
+UPDATE sync_marks SET count = count + 1;

@@ -1,0 +1,2 @@
+SELECT id, runtime, rung, hardware, model, quantization, context_length, template_hash, build, slots
+FROM profiles;

@@ -1,0 +1,5 @@
+"""`python -m supervisord.cli.supctl`."""
+
+from supervisord.cli.supctl.program import main
+
+main()

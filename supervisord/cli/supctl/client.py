@@ -1,0 +1,163 @@
+"""The daemon's control door: HTTP/1.1 over a Unix socket, with every wait and every frame bounded."""
+
+import http.client
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from urllib.parse import quote, urlencode
+
+from supervisord.cli.supctl.failure import Denied, Failure, NotFound, NotRunning, TimedOut
+from supervisord.cli.supctl.sockets import Places, connect, stuck
+from supervisord.cli.supctl.wire import Doc
+
+ANSWER_LIMIT = 16 * 1024 * 1024  # bytes; a thousand jobs with their attempts are 2 MB
+LINE_LIMIT = 1024 * 1024  # bytes; a longer line arrives in pieces
+_CHUNK = 64 * 1024
+
+_FAILURES: Mapping[str, type[Failure]] = {"not_found": NotFound, "forbidden_peer": Denied}
+
+Query = Mapping[str, str | int | float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer: the bytes as they came, and the object in them."""
+
+    body: bytes
+    doc: Doc
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """One daemon, found through `places`. `timeout`: seconds to the first byte of an answer, and to its end.
+
+    Every method raises Failure: NotRunning, Denied, NotFound, TimedOut, or the refusal in the daemon's own words.
+    """
+
+    places: Places
+    timeout: float
+
+    def get(self, path: str, query: Query | None = None) -> Answer:
+        return self._whole("GET", _target(path, query), None, self.timeout)
+
+    def post(self, path: str, body: Mapping[str, object], *, wait: float = 0.0) -> Answer:
+        """`wait`: seconds the daemon was asked to take before it answers, on top of the usual ones."""
+        return self._whole("POST", path, json.dumps(body).encode(), self.timeout + wait)
+
+    @contextmanager
+    def lines(self, path: str, query: Query, *, follow: bool) -> Iterator[Iterator[bytes]]:
+        """The lines of an answer as they come, without their ends.
+
+        A followed answer may be silent for hours, so only its head is bounded in time: on a Unix socket the end of
+        the daemon is always told. Its end means that the daemon went away, and raises NotRunning.
+        """
+        with self._exchange("GET", _target(path, query), None, self.timeout) as (connection, response):
+            if follow and connection.sock is not None:
+                connection.sock.settimeout(None)
+            yield _lines(response, follow=follow)
+
+    def _whole(self, method: str, target: str, body: bytes | None, timeout: float) -> Answer:
+        give_up = time.monotonic() + timeout
+        with self._exchange(method, target, body, timeout) as (connection, response):
+            raw = _bounded(connection, response, give_up)
+        return Answer(raw, _object(raw))
+
+    @contextmanager
+    def _exchange(
+        self, method: str, target: str, body: bytes | None, timeout: float
+    ) -> Iterator[tuple[http.client.HTTPConnection, http.client.HTTPResponse]]:
+        # The connection is made here and handed over: HTTPConnection itself only knows TCP.
+        with closing(http.client.HTTPConnection("localhost")) as connection, _translated(timeout):
+            connection.sock = connect(self.places, self.timeout)
+            connection.sock.settimeout(timeout)
+            headers = {"Connection": "close", "Accept": "*/*"}
+            if body is not None:
+                headers["Content-Type"] = "application/json"
+            with suppress(BrokenPipeError):  # a refusal can be on its way already: read it
+                connection.request(method, target, body, headers)
+            with closing(connection.getresponse()) as response:
+                if response.status >= 400:
+                    raise _refusal(response.status, response.read(LINE_LIMIT))
+                yield connection, response
+
+
+def _target(path: str, query: Query | None) -> str:
+    given = {key: value for key, value in (query or {}).items() if value is not None}
+    return f"{path}?{urlencode(given)}" if given else path
+
+
+def segment(name: str) -> str:
+    """A name as one segment of a path."""
+    return quote(name, safe="")
+
+
+@contextmanager
+def _translated(timeout: float) -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError:
+        raise TimedOut(f"the daemon does not answer: {stuck(timeout)}") from None
+    except (ConnectionError, http.client.IncompleteRead):
+        raise NotRunning("the daemon closed the connection: it is stopping, or has just ended") from None
+    except http.client.HTTPException as error:
+        raise _foreign(f"{type(error).__name__}: {error}") from None
+
+
+def _foreign(detail: str) -> Failure:
+    return Failure(
+        f"the answer is not one of llm-supervisord ({detail}). "
+        "Is this its control socket, and is supctl of the same version? See: supctl version"
+    )
+
+
+def _bounded(connection: http.client.HTTPConnection, response: http.client.HTTPResponse, give_up: float) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        if connection.sock is not None:  # http.client lets go of it once the whole answer is in its buffer
+            connection.sock.settimeout(max(0.001, give_up - time.monotonic()))
+        part = response.read1(_CHUNK)
+        if not part:
+            break
+        parts.append(part)
+        size += len(part)
+        if size > ANSWER_LIMIT:
+            raise _foreign(f"it is longer than {ANSWER_LIMIT // 2**20} MiB")
+    if response.length:  # read1 takes an early end for the end
+        raise http.client.IncompleteRead(b"", response.length)
+    return b"".join(parts)
+
+
+def _object(raw: bytes) -> Doc:
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise _foreign("it is not JSON") from None
+    if not isinstance(value, dict):
+        raise _foreign("it is not a JSON object")
+    return Doc(value)
+
+
+def _refusal(status: int, raw: bytes) -> Failure:
+    try:
+        error = _object(raw).child("error")
+    except Failure:
+        return _foreign(f"HTTP status {status} without a reason")
+    kind = _FAILURES.get(error.text("code"), Failure)
+    return kind(error.text("message") or f"the daemon refused with HTTP status {status} and gave no reason")
+
+
+def _lines(response: http.client.HTTPResponse, *, follow: bool) -> Iterator[bytes]:
+    rest = b""
+    while part := response.read1(_CHUNK):
+        *whole, rest = (rest + part).split(b"\n")
+        yield from whole
+        if len(rest) >= LINE_LIMIT:
+            yield rest
+            rest = b""
+    if rest:
+        yield rest
+    if follow or response.length:
+        raise NotRunning("the daemon went away: it stopped, or restarts")

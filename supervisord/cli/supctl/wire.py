@@ -1,0 +1,234 @@
+"""What the daemon answers, as values. Unknown keys are ignored, and what is missing or of another type is absent.
+
+Sizes are bytes, spans seconds, ratios 0..1. Texts come without control characters: names and notes are partly
+written by clients and by backends, and must not steer the operator's terminal.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+def clean(text: str) -> str:
+    """`text` on one line, each control character a space."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+@dataclass(frozen=True, slots=True)
+class Doc:
+    """A JSON object with accessors that never fail."""
+
+    values: Mapping[str, object]
+
+    def text(self, key: str) -> str:
+        value = self.values.get(key)
+        return clean(value) if isinstance(value, str) else ""
+
+    def number(self, key: str) -> float | None:
+        value = self.values.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return None
+        return value
+
+    def whole(self, key: str) -> int | None:
+        value = self.number(key)
+        return None if value is None else int(value)
+
+    def count(self, key: str) -> int:
+        return self.whole(key) or 0
+
+    def flag(self, key: str) -> bool:
+        return self.values.get(key) is True
+
+    def child(self, key: str) -> "Doc":
+        value = self.values.get(key)
+        return Doc(value if isinstance(value, dict) else {})
+
+    def each(self, key: str) -> tuple["Doc", ...]:
+        value = self.values.get(key)
+        return tuple(Doc(item) for item in value if isinstance(item, dict)) if isinstance(value, list) else ()
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        value = self.values.get(key)
+        return tuple(clean(item) for item in value if isinstance(item, str)) if isinstance(value, list) else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    depth: int
+    limit: int
+    oldest_s: float | None
+    paused: str
+    in_flight: int
+
+    @classmethod
+    def read(cls, doc: Doc) -> "Queue":
+        return cls(
+            depth=doc.count("depth"),
+            limit=doc.count("limit"),
+            oldest_s=doc.number("oldest_s"),
+            paused=doc.text("paused"),
+            in_flight=doc.count("in_flight"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    pressure: str
+    ram_total: int
+    ram_available: int
+    swap_total: int
+    swap_used: int
+    swap_in_rate: float | None  # bytes/s
+    swap_out_rate: float | None
+    stall_percent: float | None
+    missing: tuple[str, ...]
+    sample_age_s: float | None
+
+    @classmethod
+    def read(cls, doc: Doc) -> "Host":
+        return cls(
+            pressure=doc.text("pressure"),
+            ram_total=doc.count("ram_total_bytes"),
+            ram_available=doc.count("ram_available_bytes"),
+            swap_total=doc.count("swap_total_bytes"),
+            swap_used=doc.count("swap_used_bytes"),
+            swap_in_rate=doc.number("swap_in_bytes_per_s"),
+            swap_out_rate=doc.number("swap_out_bytes_per_s"),
+            stall_percent=doc.number("stall_some_percent"),
+            missing=doc.texts("missing"),
+            sample_age_s=doc.number("sample_age_s"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process that holds memory of a GPU: a backend's by the backend's name, a foreign one's by its own."""
+
+    name: str
+    pid: int
+    used: int | None
+
+    @classmethod
+    def read(cls, doc: Doc) -> "Holder":
+        return cls(name=doc.text("name"), pid=doc.count("pid"), used=doc.whole("used_bytes"))
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    index: int
+    name: str
+    state: str
+    pressure: str
+    total: int
+    used: int
+    utilization: float | None
+    temperature_c: float | None
+    power_w: float | None
+    sample_age_s: float | None
+    holders: tuple[Holder, ...]
+
+    @classmethod
+    def read(cls, doc: Doc) -> "Gpu":
+        return cls(
+            index=doc.count("index"),
+            name=doc.text("name"),
+            state=doc.text("state"),
+            pressure=doc.text("pressure"),
+            total=doc.count("vram_total_bytes"),
+            used=doc.count("vram_used_bytes"),
+            utilization=doc.number("utilization_ratio"),
+            temperature_c=doc.number("temperature_c"),
+            power_w=doc.number("power_w"),
+            sample_age_s=doc.number("sample_age_s"),
+            holders=tuple(Holder.read(item) for item in doc.each("holders")),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    name: str
+    runtime: str
+    phase: str
+    since_s: float | None
+    pid: int | None
+    model: str
+    quantization: str
+    context_tokens: int | None
+    context_reduced: bool
+    slots: int
+    in_flight: int
+    queued: int
+    tokens_per_second: float | None
+    restarts: int
+    last_reason: str
+    note: str
+    rss: int | None
+    vram: int | None
+    next_start_in_s: float | None
+    log_degraded: str
+
+    @classmethod
+    def read(cls, doc: Doc) -> "Backend":
+        return cls(
+            name=doc.text("name"),
+            runtime=doc.text("runtime"),
+            phase=doc.text("phase"),
+            since_s=doc.number("since_s"),
+            pid=doc.whole("pid"),
+            model=doc.text("model"),
+            quantization=doc.text("quantization"),
+            context_tokens=doc.whole("context_tokens"),
+            context_reduced=doc.flag("context_reduced"),
+            slots=doc.count("slots"),
+            in_flight=doc.count("in_flight"),
+            queued=doc.count("queued"),
+            tokens_per_second=doc.number("tokens_per_second"),
+            restarts=doc.count("restarts"),
+            last_reason=doc.text("last_reason"),
+            note=doc.text("note"),
+            rss=doc.whole("rss_bytes"),
+            vram=doc.whole("vram_bytes"),
+            next_start_in_s=doc.number("next_start_in_s"),
+            log_degraded=doc.child("log").text("degraded"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    version: str
+    uptime_s: float | None
+    listen: str
+    state: str
+    degraded: tuple[str, ...]
+    queue: Queue
+    done_today: int
+    failed_today: int
+    host: Host | None
+    sensor_state: str
+    sensor_problem: str
+    gpus: tuple[Gpu, ...]
+    store_problem: str
+    backends: tuple[Backend, ...]
+
+    @classmethod
+    def read(cls, doc: Doc) -> "Status":
+        host, today, sensor = doc.child("host"), doc.child("jobs_today"), doc.child("gpu_sensor")
+        return cls(
+            version=doc.text("version"),
+            uptime_s=doc.number("uptime_s"),
+            listen=doc.text("listen"),
+            state=doc.text("state"),
+            degraded=doc.texts("degraded"),
+            queue=Queue.read(doc.child("queue")),
+            done_today=today.count("done"),
+            failed_today=today.count("failed"),
+            host=Host.read(host) if host.values else None,
+            sensor_state=sensor.text("state"),
+            sensor_problem=sensor.text("problem"),
+            gpus=tuple(Gpu.read(item) for item in doc.each("gpus")),
+            store_problem=doc.child("store").text("problem"),
+            backends=tuple(Backend.read(item) for item in doc.each("backends")),
+        )

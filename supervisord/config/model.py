@@ -1,0 +1,98 @@
+"""The configuration as the rest of the program reads it: checked, complete, in plain units, compared by value."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from supervisord.core.memory import HostLimits, VramLimits
+from supervisord.runtimes.base import BackendSpec
+
+
+class LogLevel(StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogFormat(StrEnum):
+    AUTO = "auto"  # console on a terminal, logfmt elsewhere
+    CONSOLE = "console"
+    JSON = "json"
+    LOGFMT = "logfmt"
+
+
+class PromptStorage(StrEnum):
+    """What the record of a job keeps of what people said."""
+
+    FULL = "full"  # request body and answer
+    METADATA = "metadata"  # figures, never the text
+    NONE = "none"  # not the client's name either
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """`dir` holds the backends' own output, in files of at most `max_size` bytes, `keep` rotated ones each."""
+
+    level: LogLevel
+    format: LogFormat
+    dir: str
+    max_size: int
+    keep: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one client may take. `body` in bytes, durations in seconds."""
+
+    body: int
+    header_timeout_s: float
+    body_timeout_s: float
+    idle_timeout_s: float
+    connections: int
+    client_stall_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSettings:
+    """`limit` in jobs. A job that has waited `aging_*_s` seconds is ordered among those of high priority."""
+
+    limit: int
+    timeout_s: float
+    aging_normal_s: float
+    aging_batch_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    prompts: PromptStorage
+    retention_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPolicy:
+    vram: VramLimits
+    host: HostLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """One configuration file, or the built-in defaults.
+
+    Paths are absolute. `listen_port` 0 asks for a free one. `drain_timeout` is in seconds. `source` is the path of
+    the file, empty for the built-in defaults; it does not count when two configurations are compared.
+    """
+
+    listen_host: str
+    listen_port: int
+    allowed_hosts: tuple[str, ...]
+    state_dir: str
+    control_socket: str
+    control_group: str | None
+    log: LogSettings
+    limits: Limits
+    queue: QueueSettings
+    store: StoreSettings
+    memory: MemoryPolicy
+    drain_timeout: float
+    backends: tuple[BackendSpec, ...]
+    source: str = field(default="", compare=False)

@@ -1,0 +1,103 @@
+"""The settings of the YAML file: names, kinds, defaults, descriptions. No model of these leaves this package."""
+
+from typing import Annotated
+
+from supervisord.config import fields
+from supervisord.config.fields import Address, BackendName, FilePath, HostName, Text
+from supervisord.config.schema_backend import BackendSettings
+from supervisord.config.schema_memory import Memory
+from supervisord.config.settings import Settings, section, setting
+
+
+class Control(Settings):
+    socket: FilePath | None = setting(
+        None,
+        "Path of the control socket. Default: control.sock in $RUNTIME_DIRECTORY; else in /run/llm-supervisord for "
+        "root, in $XDG_RUNTIME_DIR/llm-supervisord for others, or in state_dir.",
+    )
+    group: Text | None = setting(None, "Group whose members may use supctl besides root and the daemon's own user.")
+
+
+class Log(Settings):
+    level: Annotated[str, *fields.one_of("debug", "info", "warning", "error", noun="a log level")] = setting(
+        "info", "Least severity that is logged: debug, info, warning or error."
+    )
+    format: Annotated[str, *fields.one_of("auto", "console", "json", "logfmt", noun="a log format")] = setting(
+        "auto", "console, json or logfmt; auto is console on a terminal and logfmt elsewhere."
+    )
+    dir: FilePath | None = setting(None, "Folder of the backends' own output. Default: logs in state_dir.")
+    max_size: Annotated[int, *fields.size("64KiB", "10GiB")] = setting(
+        "50MiB", "Size at which the log file of a backend is rotated."
+    )
+    keep: Annotated[int, *fields.whole(0, 100)] = setting(3, "Rotated log files kept for each backend.")
+
+
+class LimitSettings(Settings):
+    body: Annotated[int, *fields.size("1KiB", "1GiB")] = setting("64MiB", "Largest request body.")
+    header_timeout: Annotated[float, *fields.duration("100ms", "10m")] = setting(
+        "10s", "Time a client has to send the head of a request."
+    )
+    body_timeout: Annotated[float, *fields.duration("100ms", "1h")] = setting(
+        "60s", "Time a client has to send the body of a request."
+    )
+    idle_timeout: Annotated[float, *fields.duration("1s", "1h")] = setting(
+        "75s", "A kept connection without a request is closed after this."
+    )
+    connections: Annotated[int, *fields.whole(1, 65_536)] = setting(2000, "Connections open at the same time.")
+    client_stall: Annotated[float, *fields.duration("1s", "1h")] = setting(
+        "60s", "A client that takes nothing of its answer for this long is cut off, so that its slot is free."
+    )
+
+
+class Aging(Settings):
+    normal: Annotated[float, *fields.duration("1s", "30d")] = setting(
+        "5m", "A normal job goes before a high one that arrives this much later."
+    )
+    batch: Annotated[float, *fields.duration("1s", "30d")] = setting(
+        "1h", "A batch job goes before a high one that arrives this much later."
+    )
+
+
+class Queue(Settings):
+    limit: Annotated[int, *fields.whole(1, 1_000_000)] = setting(
+        1000, "Jobs that may wait; more are refused with 429 and Retry-After."
+    )
+    timeout: Annotated[float, *fields.duration("100ms", "7d")] = setting(
+        "10m", "A job that has not started by then fails, unless its client set its own deadline."
+    )
+    aging: Aging = section(Aging, "How waiting raises a job, so that nothing starves.")
+
+
+class Store(Settings):
+    prompts: Annotated[str, *fields.one_of("full", "metadata", "none", noun="a way to keep prompts")] = setting(
+        "metadata",
+        "What the record of a job keeps. full: request body and answer too; metadata: figures, never the text; "
+        "none: not the client's name either.",
+    )
+    retention: Annotated[float, *fields.duration("1h", "3660d")] = setting(
+        "30d", "Records of finished jobs are deleted after this."
+    )
+
+
+class Shutdown(Settings):
+    drain: Annotated[float, *fields.duration("0s", "1h")] = setting(
+        "60s", "Time the running jobs have to finish when the daemon stops. Keep it below TimeoutStopSec of the unit."
+    )
+
+
+class FileSettings(Settings):
+    listen: Address = setting("127.0.0.1:8411", "Loopback address and port clients use; port 0 for a free one.")
+    allowed_hosts: list[HostName] = setting([], "Names besides loopback that the Host header may have.")
+    state_dir: FilePath | None = setting(
+        None,
+        "Folder of the records. Default: $STATE_DIRECTORY; else /var/lib/llm-supervisord for root, "
+        "llm-supervisord in $XDG_STATE_HOME (~/.local/state) for others.",
+    )
+    control: Control = section(Control, "The socket supctl uses.")
+    log: Log = section(Log, "The daemon's log, and the backends' output.")
+    limits: LimitSettings = section(LimitSettings, "What one client may take.")
+    queue: Queue = section(Queue, "Jobs that wait.")
+    store: Store = section(Store, "Records of jobs.")
+    memory: Memory = section(Memory, "When memory is short. Actions come before the kernel's.")
+    shutdown: Shutdown = section(Shutdown, "How the daemon stops.")
+    backends: dict[BackendName, BackendSettings] = setting({}, "The servers, by name. The name is a model name too.")

@@ -1,0 +1,60 @@
+"""The settings of the section `memory`."""
+
+from typing import Annotated
+
+from supervisord.config import fields
+from supervisord.config.fields import Percent, Rate
+from supervisord.config.settings import Settings, section, setting
+
+
+class VramTight(Settings):
+    free: Annotated[int, *fields.size("0B", "1TiB")] = setting("1GiB", "Tight when less is free on a GPU.")
+    ratio: Percent = setting("5%", "Tight, too, when a smaller share of a GPU is free.")
+
+
+class VramCritical(Settings):
+    free: Annotated[int, *fields.size("0B", "1TiB")] = setting("256MiB", "Critical when less is free on a GPU.")
+
+
+class Vram(Settings):
+    reserve: Annotated[int, *fields.size("0B", "1TiB")] = setting(
+        "2GiB", "Left free on each GPU when a backend is started, for the desktop and for growth."
+    )
+    tight: VramTight = section(VramTight, "No new loads; idle backends leave.")
+    critical: VramCritical = section(VramCritical, "No dispatch; backends are drained and shrunk.")
+    leave_factor: Annotated[float, *fields.number(1, 10)] = setting(
+        1.5, "A level is left when this many times as much is free as it was entered at."
+    )
+    leave_after: Annotated[float, *fields.duration("0s", "1h")] = setting(
+        "15s", "A level is left when enough has been free for this long."
+    )
+
+
+class HostTight(Settings):
+    available: Percent = setting("10%", "Tight when a smaller share of the RAM is available.")
+    stall: Percent = setting(
+        "10%", "Tight, too, when all tasks stall this much of the time (PSI full avg10) while the host swaps."
+    )
+    swap_rate: Rate = setting("10MB", "The host swaps when it moves more than this per second, in and out together.")
+
+
+class HostCritical(Settings):
+    stall: Percent = setting(
+        "40%", "Critical when all tasks stall this much of the time (PSI full avg10) while the host swaps."
+    )
+    for_: Annotated[float, *fields.duration("0s", "1h")] = setting(
+        "10s", "Critical only when it has lasted this long.", alias="for"
+    )
+
+
+class Host(Settings):
+    tight: HostTight = section(HostTight, "No new loads; idle backends leave.")
+    critical: HostCritical = section(HostCritical, "No dispatch; backends are drained and shrunk.")
+    leave_after: Annotated[float, *fields.duration("0s", "1h")] = setting(
+        "15s", "A level is left when the figures have been below half of it for this long."
+    )
+
+
+class Memory(Settings):
+    vram: Vram = section(Vram, "Each GPU.")
+    host: Host = section(Host, "RAM and swap.")
