@@ -1,6 +1,7 @@
 """Asking a server how it is."""
 
 import asyncio
+import os
 
 import aiohttp
 
@@ -25,12 +26,10 @@ class HttpProbe:
                 return await self._get(host, port, path)
         except TimeoutError:
             raise ProbeError(f"{name}: no answer in {timeout:g} s") from None
-        except aiohttp.ClientConnectorError as error:
-            raise ProbeError(f"{name}: {(error.strerror or str(error)).lower()}") from error
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError) as error:
             raise ProbeError(f"{name}: the connection was closed before a whole answer") from error
         except aiohttp.ClientOSError as error:
-            raise ProbeError(f"{name}: {(error.strerror or str(error)).lower()}") from error
+            raise ProbeError(f"{name}: {_reason(error)}") from error
         except (aiohttp.ClientError, ValueError) as error:
             raise ProbeError(f"{name}: answered garbage: {error}") from error
 
@@ -62,3 +61,10 @@ class HttpProbe:
                 trust_env=False,
             )
         return self._session
+
+
+def _reason(error: aiohttp.ClientOSError) -> str:
+    """asyncio puts the address into `strerror`, resolvers a negative number into `errno`."""
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno).lower()
+    return str(error.strerror or error)

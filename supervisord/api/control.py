@@ -76,6 +76,8 @@ class ControlDoor:
     ) -> web.StreamResponse:
         try:
             self._check_peer(request)
+            if (request.content_length or 0) > FRAME_LIMIT:
+                raise RequestTooLargeError(f"A request here is at most {FRAME_LIMIT} bytes.")
             return await handler(request)
         except SupervisorError as error:
             return errors.response(error)
@@ -117,11 +119,11 @@ class ControlDoor:
             backend=query.get("backend"),
             since=_number(query.get("since"), "since"),
             after=query.get("after"),
-            limit=limit + 1,
+            limit=limit,
         )
         await self._supervisor.ports.store.flush()
         found = list(await self._supervisor.ports.store.jobs(wanted))
-        return _json({"jobs": [job_entry(job) for job in found[:limit]], "more": len(found) > limit})
+        return _json({"jobs": [job_entry(job) for job in found], "more": len(found) == limit})
 
     async def _job(self, request: web.Request) -> web.Response:
         found = await self._find(request.match_info["id"])
@@ -162,7 +164,7 @@ class ControlDoor:
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         query = request.query
-        after = _whole(query.get("after"), 0, "after", 2**62) if "after" in query else None
+        after = _whole(query["after"], 0, "after", 2**62) if "after" in query else None
         limit = _whole(query.get("limit"), 50, "limit", LONGEST_LIST)
         backend = query.get("backend")
         await self._supervisor.ports.store.flush()
@@ -248,7 +250,9 @@ def _whole(text: str | None, default: int, name: str, most: int) -> int:
         value = int(text)
     except ValueError:
         raise InvalidRequestError(f'"{name}" must be a whole number.', param=name) from None
-    return max(0, min(most, value))
+    if not 0 <= value <= most:
+        raise InvalidRequestError(f'"{name}" must be between 0 and {most}.', param=name)
+    return value
 
 
 def _number(text: str | None, name: str) -> float | None:

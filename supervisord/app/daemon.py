@@ -18,7 +18,6 @@ from supervisord.adapters.host_memory import HostSensor
 from supervisord.adapters.kernel_log import KernelLog
 from supervisord.adapters.notify import SystemdNotifier
 from supervisord.adapters.nvml import NvmlSensor
-from supervisord.adapters.process import LinuxProcessHost
 from supervisord.adapters.store import SqliteStore
 from supervisord.adapters.upstream import HttpUpstream
 from supervisord.api.control import About, ControlDoor
@@ -26,6 +25,7 @@ from supervisord.api.guard import Doorkeeper
 from supervisord.api.openai import DoorLimits, OpenAIDoor
 from supervisord.app import doors, logs
 from supervisord.app.ids import JobIds
+from supervisord.app.processes import Processes
 from supervisord.app.sensors import Sensors
 from supervisord.app.settings import engine_settings
 from supervisord.app.version import VERSION
@@ -109,7 +109,7 @@ class _Daemon:
         kernel.mark()
         return Ports(
             clock=clock,
-            processes=LinuxProcessHost(
+            processes=Processes(
                 state_dir,
                 Path(configuration.log.dir),
                 log_max_bytes=configuration.log.max_size,

@@ -4,12 +4,12 @@ Standard library only, so that a mistake is told before the engine is loaded. Na
 `llama-server --help`; what each sets is an attribute of `xllamacpp.CommonParams`, which mirrors llama.cpp's own struct.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
-from typing import TypeAlias
+
+from supervisord.cli import llama_values as values
+from supervisord.cli.llama_values import Member, Value
 
 DEFAULT_PORT = 8080
 
@@ -24,17 +24,6 @@ class Show(StrEnum):
     NOTHING = ""
     HELP = "help"
     VERSION = "version"
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A member of one of the engine's enumerations, by name, because the engine is not loaded yet."""
-
-    enumeration: str
-    name: str
-
-
-Value: TypeAlias = bool | int | float | str | Member | tuple[str, ...] | tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,105 +51,6 @@ class CommandLine:
     show: Show = Show.NOTHING
 
 
-# --- values ----------------------------------------------------------------------------------------------------------
-
-_INT32_MAX = 2**31 - 1
-
-
-def _whole(least: int, most: int = _INT32_MAX) -> Callable[[str], Value]:
-    def convert(text: str) -> Value:
-        try:
-            number = int(text)
-        except ValueError:
-            raise ValueError(f'"{text}" is not a whole number') from None
-        if not least <= number <= most:
-            raise ValueError(f"{number} is not within {least} to {most}")
-        return number
-
-    return convert
-
-
-def _choice(choices: Mapping[str, Value]) -> Callable[[str], Value]:
-    def convert(text: str) -> Value:
-        if text not in choices:
-            raise ValueError(f'"{text}" is none of {", ".join(choices)}')
-        return choices[text]
-
-    return convert
-
-
-def _text(text: str) -> Value:
-    return text
-
-
-def _one(text: str) -> Value:
-    return (text,)
-
-
-_ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}
-
-
-def _escaped(text: str) -> Value:
-    """One stop sequence, with llama-server's escapes: the two characters backslash and n are a line feed."""
-    return (re.sub(r"\\(.)", lambda found: _ESCAPES.get(found[1], found[1]), text),)
-
-
-def _seed(text: str) -> Value:
-    return int(str(_whole(-1, 2**32 - 1)(text))) % 2**32  # -1 is llama.cpp's 0xFFFFFFFF: a random one
-
-
-def _listed(text: str) -> Value:
-    return tuple(part for part in (piece.strip() for piece in text.split(",")) if part)
-
-
-def _file_text(path: str) -> Value:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"failed to open file '{path}': {error}") from None
-
-
-def _file_lines(path: str) -> Value:
-    return tuple(line for line in str(_file_text(path)).splitlines() if line.strip())
-
-
-def _gpu_layers(text: str) -> Value:
-    named = {"auto": -1, "all": -2}  # llama.cpp's own numbers
-    return named[text] if text in named else _whole(0)(text)
-
-
-def _mebibytes_each(text: str) -> Value:
-    amounts = tuple(_whole(0)(part) for part in text.split(","))
-    return tuple(amount * 1024 * 1024 for amount in amounts if isinstance(amount, int))
-
-
-_ON_OFF = _choice({"on": True, "off": False})
-_FLASH = _choice(
-    {
-        "on": Member("llama_flash_attn_type", "LLAMA_FLASH_ATTN_TYPE_ENABLED"),
-        "off": Member("llama_flash_attn_type", "LLAMA_FLASH_ATTN_TYPE_DISABLED"),
-        "auto": Member("llama_flash_attn_type", "LLAMA_FLASH_ATTN_TYPE_AUTO"),
-    }
-)
-_CACHE_TYPES = _choice(  # the types llama-server allows for the KV cache
-    {
-        name: Member("ggml_type", f"GGML_TYPE_{name.upper()}")
-        for name in ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
-    }
-)
-_POOLING = _choice(
-    {
-        name: Member("llama_pooling_type", f"LLAMA_POOLING_TYPE_{name.upper()}")
-        for name in ("none", "mean", "cls", "last", "rank")
-    }
-)
-_REASONING = _choice(
-    {
-        name: Member("common_reasoning_format", f"COMMON_REASONING_FORMAT_{name.upper().replace('-', '_')}")
-        for name in ("none", "auto", "deepseek", "deepseek-legacy")
-    }
-)
-
 # --- the table -------------------------------------------------------------------------------------------------------
 
 _MODEL, _SHOW, _MMAP, _MLOCK = "model", "show", "mmap", "mlock"  # targets that are not attributes of CommonParams
@@ -168,21 +58,29 @@ _MODEL, _SHOW, _MMAP, _MLOCK = "model", "show", "mmap", "mlock"  # targets that 
 FLAGS: tuple[Flag, ...] = (
     Flag(("-h", "--help", "--usage"), (_SHOW,), "print usage and exit", constant=Show.HELP),
     Flag(("--version",), (_SHOW,), "show version and exit", constant=Show.VERSION),
-    Flag(("-m", "--model"), (_MODEL,), "model file; 'embedded' stands for the bundled model", _text, "FNAME"),
-    Flag(("-a", "--alias"), ("model_alias",), "model names for the API, comma-separated", _listed, "STRING"),
-    Flag(("--host",), ("hostnames",), "address to listen on (default: 127.0.0.1)", _one, "HOST"),
+    Flag(("-m", "--model"), (_MODEL,), "model file; 'embedded' stands for the bundled model", values.text, "FNAME"),
+    Flag(("-a", "--alias"), ("model_alias",), "model names for the API, comma-separated", values.listed, "STRING"),
+    Flag(("--host",), ("hostnames",), "address to listen on (default: 127.0.0.1)", values.one, "HOST"),
     Flag(
         ("--port",),
         ("port",),
         f"port to listen on; 0: any free one (default: {DEFAULT_PORT})",
-        _whole(0, 65535),
+        values.whole(0, 65535),
         "PORT",
     ),
     Flag(("--reuse-port",), ("reuse_port",), "allow several sockets on the port"),
-    Flag(("--api-key",), ("api_keys",), "key clients must show; comma-separated list", _listed, "KEY", adds=True),
-    Flag(("--api-key-file",), ("api_keys",), "file with such keys, one a line", _file_lines, "FNAME", adds=True),
-    Flag(("-to", "--timeout"), ("timeout_read", "timeout_write"), "read and write timeout in seconds", _whole(1), "N"),
-    Flag(("--threads-http",), ("n_threads_http",), "threads that serve HTTP (default: -1, auto)", _whole(-1), "N"),
+    Flag(("--api-key",), ("api_keys",), "key clients must show; comma-separated list", values.listed, "KEY", adds=True),
+    Flag(("--api-key-file",), ("api_keys",), "file with such keys, one a line", values.file_lines, "FNAME", adds=True),
+    Flag(
+        ("-to", "--timeout"),
+        ("timeout_read", "timeout_write"),
+        "read and write timeout in seconds",
+        values.whole(1),
+        "N",
+    ),
+    Flag(
+        ("--threads-http",), ("n_threads_http",), "threads that serve HTTP (default: -1, auto)", values.whole(-1), "N"
+    ),
     Flag(("--offline",), ("offline",), "never use the network for models"),
     Flag(("--ui", "--webui"), ("ui",), "serve the web page (default)"),
     Flag(("--no-ui", "--no-webui"), ("ui",), "do not serve the web page", constant=False),
@@ -190,57 +88,81 @@ FLAGS: tuple[Flag, ...] = (
     Flag(("--slots",), ("endpoint_slots",), "enable GET /slots (default)"),
     Flag(("--no-slots",), ("endpoint_slots",), "disable GET /slots", constant=False),
     Flag(("--props",), ("endpoint_props",), "enable POST /props"),
-    Flag(("-c", "--ctx-size"), ("n_ctx",), "context in tokens, over all slots; 0: the model's own", _whole(0), "N"),
-    Flag(("-np", "--parallel"), ("n_parallel",), "number of slots (default: 1)", _whole(1), "N"),
-    Flag(("-n", "--predict", "--n-predict"), ("n_predict",), "tokens to predict; -1: no limit", _whole(-1), "N"),
-    Flag(("-b", "--batch-size"), ("n_batch",), "logical batch size (default: 2048)", _whole(1), "N"),
-    Flag(("-ub", "--ubatch-size"), ("n_ubatch",), "physical batch size (default: 512)", _whole(1), "N"),
-    Flag(("--keep",), ("n_keep",), "tokens of the prompt to keep; -1: all", _whole(-1), "N"),
+    Flag(
+        ("-c", "--ctx-size"), ("n_ctx",), "context in tokens, over all slots; 0: the model's own", values.whole(0), "N"
+    ),
+    Flag(("-np", "--parallel"), ("n_parallel",), "number of slots (default: 1)", values.whole(1), "N"),
+    Flag(("-n", "--predict", "--n-predict"), ("n_predict",), "tokens to predict; -1: no limit", values.whole(-1), "N"),
+    Flag(("-b", "--batch-size"), ("n_batch",), "logical batch size (default: 2048)", values.whole(1), "N"),
+    Flag(("-ub", "--ubatch-size"), ("n_ubatch",), "physical batch size (default: 512)", values.whole(1), "N"),
+    Flag(("--keep",), ("n_keep",), "tokens of the prompt to keep; -1: all", values.whole(-1), "N"),
     Flag(("--context-shift",), ("ctx_shift",), "shift the context when it is full"),
     Flag(("--no-context-shift",), ("ctx_shift",), "do not (default)", constant=False),
     Flag(("-kvu", "--kv-unified"), ("kv_unified",), "one KV cache for all slots"),
     Flag(("-no-kvu", "--no-kv-unified"), ("kv_unified",), "one KV cache for each (default)", constant=False),
     Flag(("--swa-full",), ("swa_full",), "full-size cache for sliding-window attention"),
     Flag(
-        ("-ctk", "--cache-type-k"), ("cache_type_k",), "type of the KV cache for K (default: f16)", _CACHE_TYPES, "TYPE"
+        ("-ctk", "--cache-type-k"),
+        ("cache_type_k",),
+        "type of the KV cache for K (default: f16)",
+        values.CACHE_TYPE,
+        "TYPE",
     ),
     Flag(
-        ("-ctv", "--cache-type-v"), ("cache_type_v",), "type of the KV cache for V (default: f16)", _CACHE_TYPES, "TYPE"
+        ("-ctv", "--cache-type-v"),
+        ("cache_type_v",),
+        "type of the KV cache for V (default: f16)",
+        values.CACHE_TYPE,
+        "TYPE",
     ),
     Flag(
         ("-cram", "--cache-ram"),
         ("cache_ram_mib",),
         "prompt cache in MiB; -1: no limit (default: 8192)",
-        _whole(-1),
+        values.whole(-1),
         "N",
     ),
     Flag(("--cache-prompt",), ("cache_prompt",), "reuse the KV cache of a common prefix (default)"),
     Flag(("--no-cache-prompt",), ("cache_prompt",), "do not", constant=False),
-    Flag(("--cache-reuse",), ("n_cache_reuse",), "smallest chunk to reuse by shifting", _whole(0), "N"),
+    Flag(("--cache-reuse",), ("n_cache_reuse",), "smallest chunk to reuse by shifting", values.whole(0), "N"),
     Flag(
         ("-ctxcp", "--ctx-checkpoints"),
         ("n_ctx_checkpoints",),
         "context checkpoints a slot (default: 32)",
-        _whole(0),
+        values.whole(0),
         "N",
     ),
     Flag(("-cb", "--cont-batching"), ("cont_batching",), "continuous batching (default)"),
     Flag(("-nocb", "--no-cont-batching"), ("cont_batching",), "no continuous batching", constant=False),
     Flag(
-        ("-fa", "--flash-attn"), ("flash_attn_type",), "flash attention: on, off, auto (default: auto)", _FLASH, "WHEN"
+        ("-fa", "--flash-attn"),
+        ("flash_attn_type",),
+        "flash attention: on, off, auto (default: auto)",
+        values.FLASH_ATTENTION,
+        "WHEN",
     ),
     Flag(
-        ("-ngl", "--gpu-layers", "--n-gpu-layers"), ("n_gpu_layers",), "layers in VRAM: N, auto, all", _gpu_layers, "N"
+        ("-ngl", "--gpu-layers", "--n-gpu-layers"),
+        ("n_gpu_layers",),
+        "layers in VRAM: N, auto, all",
+        values.gpu_layers,
+        "N",
     ),
-    Flag(("-mg", "--main-gpu"), ("main_gpu",), "the GPU to use", _whole(0), "INDEX"),
+    Flag(("-mg", "--main-gpu"), ("main_gpu",), "the GPU to use", values.whole(0), "INDEX"),
     Flag(("-nkvo", "--no-kv-offload"), ("no_kv_offload",), "keep the KV cache in host RAM"),
-    Flag(("-fit", "--fit"), ("fit_params",), "fit unset sizes to free device memory: on, off", _ON_OFF, "WHEN"),
+    Flag(("-fit", "--fit"), ("fit_params",), "fit unset sizes to free device memory: on, off", values.ON_OFF, "WHEN"),
     Flag(
-        ("-fitt", "--fit-target"), ("fit_params_target",), "MiB to leave free on each device", _mebibytes_each, "MiB,…"
+        ("-fitt", "--fit-target"),
+        ("fit_params_target",),
+        "MiB to leave free on each device",
+        values.mebibytes_each,
+        "MiB,…",
     ),
-    Flag(("-fitc", "--fit-ctx"), ("fit_params_min_ctx",), "smallest context that fitting may set", _whole(0), "N"),
-    Flag(("-t", "--threads"), ("cpuparams.n_threads",), "CPU threads; -1: auto", _whole(-1), "N"),
-    Flag(("-tb", "--threads-batch"), ("cpuparams_batch.n_threads",), "CPU threads for prompts", _whole(-1), "N"),
+    Flag(
+        ("-fitc", "--fit-ctx"), ("fit_params_min_ctx",), "smallest context that fitting may set", values.whole(0), "N"
+    ),
+    Flag(("-t", "--threads"), ("cpuparams.n_threads",), "CPU threads; -1: auto", values.whole(-1), "N"),
+    Flag(("-tb", "--threads-batch"), ("cpuparams_batch.n_threads",), "CPU threads for prompts", values.whole(-1), "N"),
     Flag(("--mlock",), (_MLOCK,), "keep the model in RAM"),
     Flag(("--mmap",), (_MMAP,), "map the model file (default)"),
     Flag(("--no-mmap",), (_MMAP,), "read the model file instead of mapping it", constant=False),
@@ -248,26 +170,32 @@ FLAGS: tuple[Flag, ...] = (
     Flag(("--no-warmup",), ("warmup",), "do not", constant=False),
     Flag(("--check-tensors",), ("check_tensors",), "check the tensors for invalid values"),
     Flag(("--embedding", "--embeddings"), ("embedding",), "serve embeddings only"),
-    Flag(("--pooling",), ("pooling_type",), "pooling: none, mean, cls, last, rank", _POOLING, "TYPE"),
+    Flag(("--pooling",), ("pooling_type",), "pooling: none, mean, cls, last, rank", values.POOLING, "TYPE"),
     Flag(("--jinja",), ("use_jinja",), "Jinja chat templates (default)"),
     Flag(("--no-jinja",), ("use_jinja",), "no Jinja chat templates", constant=False),
-    Flag(("--chat-template",), ("chat_template",), "chat template: a name or Jinja text", _text, "TEMPLATE"),
-    Flag(("--chat-template-file",), ("chat_template",), "file with the chat template", _file_text, "FNAME"),
-    Flag(("--reasoning-format",), ("reasoning_format",), "none, auto, deepseek, deepseek-legacy", _REASONING, "FORMAT"),
+    Flag(("--chat-template",), ("chat_template",), "chat template: a name or Jinja text", values.text, "TEMPLATE"),
+    Flag(("--chat-template-file",), ("chat_template",), "file with the chat template", values.file_text, "FNAME"),
+    Flag(
+        ("--reasoning-format",),
+        ("reasoning_format",),
+        "none, auto, deepseek, deepseek-legacy",
+        values.REASONING_FORMAT,
+        "FORMAT",
+    ),
     Flag(
         ("-r", "--reverse-prompt"),
         ("antiprompt",),
         "stop sequence where a request has none",
-        _escaped,
+        values.stop_sequence,
         "TEXT",
         adds=True,
     ),
-    Flag(("-s", "--seed"), ("sampling.seed",), "seed; -1: random", _seed, "SEED"),
-    Flag(("-sps", "--slot-prompt-similarity"), (), "accepted, changes nothing here", _text, "N"),
-    Flag(("-v", "--verbose", "--log-verbose"), ("verbosity",), "log everything", constant=_INT32_MAX),
-    Flag(("-lv", "--verbosity", "--log-verbosity"), ("verbosity",), "log up to this level", _whole(-1), "N"),
+    Flag(("-s", "--seed"), ("sampling.seed",), "seed; -1: random", values.seed, "SEED"),
+    Flag(("-sps", "--slot-prompt-similarity"), (), "accepted, changes nothing here", values.text, "N"),
+    Flag(("-v", "--verbose", "--log-verbose"), ("verbosity",), "log everything", constant=values.INT32_MAX),
+    Flag(("-lv", "--verbosity", "--log-verbosity"), ("verbosity",), "log up to this level", values.whole(-1), "N"),
     Flag(("--log-disable",), ("verbosity",), "log nothing", constant=-1),
-    Flag(("--log-colors",), (), "accepted, changes nothing here", _text, "WHEN"),
+    Flag(("--log-colors",), (), "accepted, changes nothing here", values.text, "WHEN"),
     Flag(("--log-prefix", "--no-log-prefix"), (), "accepted, changes nothing here"),
     Flag(("--log-timestamps", "--no-log-timestamps"), (), "accepted, changes nothing here"),
 )

@@ -20,7 +20,8 @@ from supervisord.cli.embedded_model import (
     chat_template,
     ensure_model,
 )
-from supervisord.cli.llama_flags import CommandLine, FlagError, Member, Show, Value, parse, usage
+from supervisord.cli.llama_flags import CommandLine, FlagError, Show, parse, usage
+from supervisord.cli.llama_values import Member, Value
 
 _ENGINE = "xllamacpp"
 
@@ -78,7 +79,8 @@ def _serve(model: str, params: Mapping[str, Value]) -> NoReturn:
     engine = _load_engine()
     settings = engine.CommonParams()
     settings.model.path = model
-    settings.n_parallel = 1
+    settings.n_parallel = 1  # llama-server's own default is four
+    settings.cors_origins = ""  # its default mirrors any Origin: every web page could read answers from this port
     for target, value in params.items():
         _assign(engine, settings, target, value)
     try:

@@ -29,10 +29,6 @@ from supervisord.runtimes.base import BackendSpec, RuntimeKind
 EMBEDDED = "embedded"  # the model that comes with the extra of that name
 LONGEST_SOCKET = 107  # bytes of sun_path in <sys/un.h>, less the NUL
 
-# BackendSpec takes () for "the runtime's own ladder". A rung that never changes anything is one that is dropped by
-# core.ladder.useful_rungs, so that nothing is left: no ladder.
-NO_LADDER = (Rung(Shrink.GPU_LAYERS, 1.0),)
-
 
 class Builder:
     """Makes a Configuration; paths that cannot be made absolute are noted in `findings`."""
@@ -79,10 +75,9 @@ class Builder:
         socket = self._path(settings.control.socket, path) or places.control_socket(self._around, state)
         length = len(socket.encode())
         if length > LONGEST_SOCKET:
-            message = (
-                f"the path of the socket is {length} bytes long, the kernel takes {LONGEST_SOCKET}; use a shorter one"
-            )
-            self.findings.append(Finding((path, ("state_dir",)), message))
+            message = f"the socket's path has {length} bytes, the kernel takes {LONGEST_SOCKET}"
+            advice = "set control.socket to a shorter one"
+            self.findings.append(Finding((path, ("state_dir",)), f"{message}; {advice}"))
         return socket
 
     def _log(self, settings: FileSettings, state: str) -> LogSettings:
@@ -188,10 +183,8 @@ def _life(backend: BackendSettings) -> LifePolicy:
     )
 
 
-def _rungs(ladder: Sequence[RungSettings] | None) -> tuple[Rung, ...]:
-    if ladder is None:
-        return ()
-    return tuple(_rung(rung) for rung in ladder) or NO_LADDER
+def _rungs(ladder: Sequence[RungSettings] | None) -> tuple[Rung, ...] | None:
+    return None if ladder is None else tuple(_rung(rung) for rung in ladder)
 
 
 def _rung(rung: RungSettings) -> Rung:

@@ -32,21 +32,23 @@ def message(error: ErrorDetails) -> str:
             return f"{quote(error['input'])} is not a list; write [a, b], or one item a line after a dash"
         case "dict_type":
             return f"{quote(error['input'])} is not a mapping; write KEY: VALUE lines below it, indented"
-        case _ as kind:
-            raise AssertionError(f"the schema has a validator without words for its mistakes: {kind}")
+        case _:  # none of the kinds of the schema; a reader is better served with the validator's words than with none
+            return error["msg"]
 
 
 def _unknown(path: Path) -> str:
     key = str(path[-1])
-    meant = nearest(key, names(section_at(path[:-1])))
-    if meant:
-        return f'unknown setting; did you mean "{meant}"?'
-    homes = [
-        "the top level" if not home else show_path(home) for home, kind in sections(FileSettings) if key in names(kind)
-    ]
-    if homes:
-        return f"unknown setting here; it belongs in {homes[0]}"
-    return "unknown setting"
+    known = names(section_at(path[:-1]))
+    # A slip of the key is likelier than a wrong place, and a wrong place likelier than a name that only resembles.
+    home = None if nearest(key, known, cutoff=0.8) else _home(key)
+    if home is not None:
+        return f"unknown setting here; it belongs in {show_path(home) if home else 'the top level'}"
+    meant = nearest(key, known)
+    return f'unknown setting; did you mean "{meant}"?' if meant else "unknown setting"
+
+
+def _home(key: str) -> Path | None:
+    return next((path for path, kind in sections(FileSettings) if key in names(kind)), None)
 
 
 def section_at(path: Path) -> type[Settings]:

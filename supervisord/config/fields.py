@@ -35,9 +35,9 @@ _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 _TRUTH = {"true": True, "false": False}
 
 
-def nearest(name: str, known: Sequence[str]) -> str | None:
-    """The known name that `name` was most likely meant to be."""
-    matches = get_close_matches(name.lower(), known, n=1, cutoff=0.6)
+def nearest(name: str, known: Sequence[str], cutoff: float = 0.6) -> str | None:
+    """The known name that `name` was most likely meant to be; `cutoff` between 0 (anything) and 1 (the same)."""
+    matches = get_close_matches(name.lower(), known, n=1, cutoff=cutoff)
     return matches[0] if matches else None
 
 

@@ -110,8 +110,8 @@ def _replaced(values: Mapping[str, object], path: Path, value: object) -> Values
     key, *rest = path
     kept = dict(values)
     inner = kept.get(str(key))
-    if rest and isinstance(inner, dict):
-        kept[str(key)] = _replaced(inner, tuple(rest), value)
+    if rest and isinstance(inner, dict | None):
+        kept[str(key)] = _replaced(inner or {}, tuple(rest), value)
     elif value is None:
         kept.pop(str(key), None)
     else:

@@ -8,6 +8,7 @@ from supervisord.config.problem import Path
 from supervisord.config.schema import FileSettings
 from supervisord.config.schema_backend import AUTO_LAYERS, BackendSettings, RungSettings
 from supervisord.config.units import format_duration, format_percent, format_size
+from supervisord.core.ladder import WIDE_CACHE
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ def _gpus(name: str, backend: BackendSettings) -> Iterator[Finding]:
 
 # --- arguments the daemon sets itself --------------------------------------------------------------------------------
 
-_KEY_MESSAGE = "would lock the daemon out of its own backend; the server listens on 127.0.0.1 only, leave it out"
+_KEY_MESSAGE = "would lock the daemon out of its own backend; the server is on 127.0.0.1 only, leave it out"
 _OWN_ARGUMENTS = {
     "--host": "is always 127.0.0.1; clients use the daemon's address",
     "--api-key": _KEY_MESSAGE,
@@ -114,8 +115,6 @@ def _arguments(name: str, backend: BackendSettings) -> Iterator[Finding]:
 
 # --- the ladder ------------------------------------------------------------------------------------------------------
 
-_SMALL_CACHE = frozenset({"q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"})
-
 
 def _ladder(name: str, backend: BackendSettings) -> Iterator[Finding]:
     earlier: list[RungSettings] = []
@@ -136,7 +135,7 @@ def _useless(rung: RungSettings, earlier: Sequence[RungSettings], backend: Backe
         if backend.gpu_layers == AUTO_LAYERS:
             return "gpu_layers of the backend is auto, of which no share is known; give it a number"
         return _not_smaller("gpu_layers", rung.gpu_layers, [r.gpu_layers for r in earlier])
-    if backend.cache_type in _SMALL_CACHE:
+    if backend.cache_type not in WIDE_CACHE:
         return f"kv q8_0 takes no less than cache_type {backend.cache_type}; remove this rung"
     return "kv q8_0 stands on an earlier rung already; remove this one" if any(r.kv for r in earlier) else ""
 

@@ -17,6 +17,9 @@ TAIL_BYTES = 32 * 1024  # holds the last events of any runtime: usage, timings, 
 DONE = b"data: [DONE]"
 ERROR_STARTS = (b'data: {"error"', b'data:{"error"', b"error: {", b"event: error")
 
+MOST_TOKENS = 2**63  # what the store's columns hold
+FASTEST = 1e9  # tokens a second: beyond it the figure is nonsense (Infinity, a division by almost nothing)
+
 _DECODER = json.JSONDecoder()
 
 
@@ -60,13 +63,13 @@ def usage(body: bytes) -> Usage:
         tokens_in=tokens_in,
         tokens_cached=cached if cache_n is None else cache_n,
         tokens_out=_count(timings, "predicted_n") if tokens_out is None else tokens_out,
-        tokens_per_second=float(speed) if isinstance(speed, (int, float)) and speed > 0 else None,
+        tokens_per_second=float(speed) if isinstance(speed, (int, float)) and 0 < speed < FASTEST else None,
     )
 
 
 def _count(values: Mapping[str, object], name: str) -> int | None:
     value = values.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST_TOKENS else None
 
 
 def _last_object(body: bytes, key: bytes) -> Mapping[str, object]:
@@ -80,7 +83,7 @@ def _last_object(body: bytes, key: bytes) -> Mapping[str, object]:
             continue  # "usage": null, as vLLM writes into every chunk but the last
         try:
             return cast("Mapping[str, object]", _DECODER.raw_decode(text)[0])
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
     return {}
 
@@ -123,9 +126,7 @@ class StreamWatch:
         return data
 
     def _hold_back(self, data: bytes) -> bytes:
-        cut = max(data.rfind(b"\n\n") + 2, data.rfind(b"\r\n\r\n") + 4 if b"\r" in data else 0, 0)
-        if cut < 2:
-            cut = 0
+        cut = max((at + len(end) for end in (b"\n\n", b"\r\n\r\n") if (at := data.rfind(end)) >= 0), default=0)
         rest = data[cut:]
         if rest.startswith(b":") and rest.endswith(b"\n"):  # a keep-alive comment of a single line is whole
             return data
@@ -135,7 +136,7 @@ class StreamWatch:
         return data[:cut]
 
     def _look(self, data: bytes) -> None:
-        if b'"error"' in data or b"event: error" in data or data.startswith(b"error:"):
+        if b'"error"' in data or b"event: error" in data or b"error: {" in data:
             self.failed = self.failed or has_error_event(data)
         if not self.tokens_seen and not self.failed:
             self.tokens_seen = b"data:" in data
@@ -160,7 +161,7 @@ class StreamWatch:
     @property
     def done(self) -> bool:
         """Whether the stream said `[DONE]`. After an error event that proves nothing."""
-        return not self.failed and DONE in self.tail[-256:]
+        return not self.failed and b"\n" + DONE in (b"\n" + self.tail)[-256:]  # a model may well write these words
 
 
 def has_error_event(data: bytes) -> bool:

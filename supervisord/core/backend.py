@@ -99,7 +99,8 @@ def _reset_asked(state: BackendState, event: life.ResetAsked, policy: LifePolicy
         return fresh, (life.Kill(state.generation),)
     if state.phase in {Phase.PARKED, Phase.BACKOFF}:
         return _start(fresh, event.why, now)
-    if state.rung and state.phase in ALIVE - {Phase.DRAINING}:  # the full footprint is to be tried now
+    # The full footprint is to be tried now.
+    if state.rung and state.phase in {Phase.STARTING, Phase.LOADING, Phase.READY, Phase.SUSPECT}:
         return _wind_down(replace(fresh, after=After.AGAIN), event.why, policy, now)
     return fresh, ()
 
@@ -113,8 +114,10 @@ def _spawned(state: BackendState, event: life.Spawned, policy: LifePolicy, now: 
     if state.phase is Phase.STARTING:
         loading = _enter(state, Phase.LOADING, state.reason, now)
         return replace(loading, deadline=now + policy.load_stall_s), ()
-    if state.phase is Phase.STOPPING:  # asked to stop while it was being spawned
+    if state.phase is Phase.STOPPING and state.stop is StopStep.TERM:  # asked to stop while it was being spawned
         return state, (life.Terminate(state.generation),)
+    if state.phase in {Phase.STOPPING, Phase.UNKILLABLE}:  # the time for politeness ran out before it was there
+        return state, (life.Kill(state.generation),)
     return state, ()
 
 
@@ -123,7 +126,7 @@ def _spawn_failed(state: BackendState, event: life.SpawnFailed, policy: LifePoli
         return state, ()
     if state.phase is Phase.STARTING:
         return _settle(replace(state, cause=event.cause, after=After.JUDGE), event.draw, policy, now)
-    if state.phase is Phase.STOPPING:
+    if state.phase in {Phase.STOPPING, Phase.UNKILLABLE}:
         return _settle(state, event.draw, policy, now)
     return state, ()
 
@@ -186,7 +189,7 @@ def _tree_gone(state: BackendState, event: life.TreeGone, now: float) -> Outcome
 
 
 def _released(state: BackendState, event: life.Released, policy: LifePolicy, now: float) -> Outcome:
-    if event.generation != state.generation or state.phase is not Phase.STOPPING:
+    if event.generation != state.generation or state.stop is not StopStep.RELEASE:
         return state, ()
     return _settle(state, event.draw, policy, now)
 
@@ -223,6 +226,8 @@ def _deadline_reached(state: BackendState, policy: LifePolicy, now: float) -> Ou
             return _start(spent, "tried again after being parked", now)
         case Phase.STOPPED | Phase.STARTING | Phase.UNKILLABLE:
             return replace(state, deadline=None), ()
+        case _ as never:
+            assert_never(never)
 
 
 # --- slots -----------------------------------------------------------------------------------------------------------
@@ -309,6 +314,8 @@ def _settle(state: BackendState, draw: float, policy: LifePolicy, now: float) ->
             return _start(state, state.reason, now)
         case After.JUDGE:
             return _judge(state, draw, policy, now)
+        case _ as never:
+            assert_never(never)
 
 
 def _judge(state: BackendState, draw: float, policy: LifePolicy, now: float) -> Outcome:

@@ -64,7 +64,7 @@ def choose(job: Job, backends: Sequence[BackendView]) -> Choice:
     for backend in preferred:
         if backend.has_room:
             return Serve(backend.name)
-    for backend in sorted(serving, key=lambda b: b.order):
+    for backend in sorted(serving, key=lambda b: (b.name in job.avoid, b.order)):
         if backend.phase is Phase.STOPPED and backend.want is not Want.DOWN and not backend.paused:
             return Wake(backend.name)
     waiting = [b for b in preferred if _may_serve_again(b)]

@@ -37,7 +37,8 @@ class Signature:
 
     kind: CauseKind
     words: str
-    unless: str = ""  # a line with these words too is harmless: "retrying without pipeline parallelism"
+    unless: str = ""  # a line with these words too is harmless
+    until: tuple[str, ...] = ()  # a later line with one of these takes it back: the process coped, and went on
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +149,19 @@ def _by_signature(
 
 
 def _matching_line(log: Sequence[str], signatures: Sequence[Signature], kind: CauseKind) -> str | None:
-    """The first line that proves `kind`: what follows it is only the fall."""
-    wanted = [(s.words.lower(), s.unless.lower()) for s in signatures if s.kind is kind]
-    for line in log:
-        low = line.lower()
-        if any(words in low and not (unless and unless in low) for words, unless in wanted):
-            return line.strip()
+    """The first line that proves `kind` and was not taken back: what follows it is only the fall."""
+    wanted = [s for s in signatures if s.kind is kind]
+    lows = [line.lower() for line in log]
+    for index, low in enumerate(lows):
+        if any(_proves(signature, low, lows[index + 1 :]) for signature in wanted):
+            return log[index].strip()
     return None
+
+
+def _proves(signature: Signature, line: str, later: Sequence[str]) -> bool:
+    if signature.words.lower() not in line or (signature.unless and signature.unless.lower() in line):
+        return False
+    return not any(words.lower() in after for words in signature.until for after in later)
 
 
 def _configuration(found: ExitEvidence, signatures: Sequence[Signature]) -> ExitCause | None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import assert_never
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,11 @@ class Rung:
                 return f"context x {self.factor:g}"
             case Shrink.GPU_LAYERS:
                 return f"GPU layers x {self.factor:g}"
+            case _ as never:
+                assert_never(never)
 
 
+WIDE_CACHE = frozenset({None, "f32", "f16", "bf16"})  # types wider than q8_0; llama.cpp's default is f16
 CONTEXT_STEP = 256  # llama.cpp pads the context to a multiple of 256 itself
 SMALLEST_CONTEXT = 512  # below it no chat template with a question fits
 
@@ -56,17 +60,19 @@ def apply(base: Footprint, rungs: tuple[Rung, ...], rung: int, *, trained_contex
 def _shrunk(footprint: Footprint, base: Footprint, rung: Rung, trained_context: int | None) -> Footprint:
     match rung.shrink:
         case Shrink.CACHE_Q8:
-            return replace(footprint, cache_type="q8_0")
+            return replace(footprint, cache_type="q8_0") if footprint.cache_type in WIDE_CACHE else footprint
         case Shrink.CONTEXT:
             whole = base.context or trained_context
             if whole is None:
                 return footprint
             scaled = int(whole * rung.factor) // CONTEXT_STEP * CONTEXT_STEP
-            return replace(footprint, context=max(SMALLEST_CONTEXT, scaled))
+            return replace(footprint, context=min(footprint.context or whole, max(SMALLEST_CONTEXT, scaled)))
         case Shrink.GPU_LAYERS:
-            if base.gpu_layers is None:
+            if base.gpu_layers is None or footprint.gpu_layers is None:
                 return footprint
-            return replace(footprint, gpu_layers=int(base.gpu_layers * rung.factor))
+            return replace(footprint, gpu_layers=min(footprint.gpu_layers, int(base.gpu_layers * rung.factor)))
+        case _ as never:
+            assert_never(never)
 
 
 def useful_rungs(base: Footprint, rungs: tuple[Rung, ...], *, trained_context: int | None = None) -> tuple[Rung, ...]:

@@ -132,4 +132,7 @@ class JobQueue:
         insort(self._lines.setdefault(job.model, []), key)
         self._jobs[key] = job
         self._keys[job.id] = key
-        heappush(self._expiries, (job.expires, job.id))
+        if len(self._expiries) > 2 * len(self._jobs) + 64:  # jobs that ran leave theirs behind, for days at worst
+            self._expiries = sorted((waiting.expires, waiting.id) for waiting in self._jobs.values())
+        else:
+            heappush(self._expiries, (job.expires, job.id))

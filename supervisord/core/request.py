@@ -43,6 +43,7 @@ ENDPOINTS: Mapping[str, Endpoint] = {
 SCALARS = ("model", "stream", "max_tokens", "max_completion_tokens", "temperature")
 
 LONGEST_NAME = 256
+LARGEST_INTEGER = 2**63 - 1  # what the store's columns hold
 LONGEST_WAIT_S = 7 * 24 * 3600.0
 
 
@@ -94,16 +95,18 @@ def _boolean(members: Mapping[str, Value], name: str) -> bool:
 
 def _integer(members: Mapping[str, Value], name: str) -> int | None:
     value = members.get(name)
-    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+    if value is None:
+        return None
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST_INTEGER:
         return value
-    raise InvalidRequestError(f'"{name}" must be a whole number.', param=name)
+    raise InvalidRequestError(f'"{name}" must be a whole number below 2^63.', param=name)
 
 
 def _number(members: Mapping[str, Value], name: str) -> float | None:
     value = members.get(name)
     if value is None:
         return None
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST_INTEGER:
         return float(value)
     raise InvalidRequestError(f'"{name}" must be a number.', param=name)
 

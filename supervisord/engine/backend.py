@@ -87,7 +87,8 @@ class Backend:
         self._world = world
         self._hooks = hooks
         self._launcher = Launcher(spec, runtime, world.processes)
-        self._rungs = ladder.useful_rungs(spec.footprint, spec.rungs or runtime.ladder)
+        rungs = runtime.ladder if spec.rungs is None else spec.rungs
+        self._rungs = ladder.useful_rungs(spec.footprint, rungs)
         self.generation: Generation | None = None
         self.last_used = world.clock.monotonic()
         self.tokens_per_second: float | None = None

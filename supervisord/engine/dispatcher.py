@@ -70,21 +70,20 @@ class Dispatcher:
 
     # --- the way in --------------------------------------------------------------------------------------------------
 
-    def submit(self, job: Job) -> Ticket:
-        """Queue a new job. Raises QueueFullError, ModelNotFoundError, or what makes serving it impossible now."""
-        self.check(job)
-        self.queue.admit(job, seconds_per_job=self._seconds_per_job)
-        return self._enqueue(job)
-
-    def check(self, job: Job) -> None:
-        """Raises what a job would fail with at once, without queueing it."""
-        if not any(job.model in backend.spec.models for backend in self._backends.values()):
+    def require(self, model: str) -> None:
+        """Raises ModelNotFoundError for a model that nobody serves."""
+        if not any(model in backend.spec.models for backend in self._backends.values()):
             raise ModelNotFoundError(
-                f'No backend serves the model "{job.model}". GET /v1/models lists those that are served.', param="model"
+                f'No backend serves the model "{model}". GET /v1/models lists those that are served.', param="model"
             )
+
+    def submit(self, job: Job) -> Ticket:
+        """Queue a new job. Raises QueueFullError, or what makes serving it impossible now."""
         choice = choose(job, self._views())
         if isinstance(choice, Reject):
             raise choice.error
+        self.queue.admit(job, seconds_per_job=self._seconds_per_job)
+        return self._enqueue(job)
 
     def retry(self, lease: Lease, job: Job) -> Ticket:
         """End a lease whose attempt failed, and queue its job at the very place it had."""

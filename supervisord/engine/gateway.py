@@ -101,6 +101,7 @@ class Gateway:
         Raises SupervisorError when nothing has reached the client: the caller answers. Cancelling the call means that
         the client left: the job is withdrawn, or its attempt cut off, at once.
         """
+        self._dispatcher.require(submission.model)
         job = self._new_job(submission)
         announce(job.id)
         course = _Course(job, self._record(job))

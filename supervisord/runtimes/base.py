@@ -30,7 +30,7 @@ class BackendSpec:
     host: str = "127.0.0.1"
     port: int = 0  # 0: a free one is chosen at each start
     footprint: Footprint = field(default_factory=Footprint)
-    rungs: tuple[Rung, ...] = ()  # () means the ladder of the runtime
+    rungs: tuple[Rung, ...] | None = None  # None: the ladder of the runtime; (): none, an OOM parks
     gpus: tuple[str, ...] = ()  # indices or UUIDs; empty: all that are visible
     threads: int | None = None
     embeddings: bool = False

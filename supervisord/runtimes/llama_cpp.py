@@ -11,25 +11,32 @@ from supervisord.core.ladder import Footprint, Rung, Shrink
 from supervisord.core.record import Identity
 from supervisord.runtimes.base import BackendSpec, Counters, HttpAnswer, Launch, Readiness, RuntimeKind
 
-# "Retrying without pipeline parallelism" starts over with less memory; pinned host memory is only an accelerator.
+# A refused compute buffer is tried once more, smaller, and says so in a line of its own; what is refused before the
+# model is loaded (a warm-up) did not kill it either. Buffers called ..._Host are RAM, pinned where that succeeds.
+_COPED = ("retrying without pipeline parallelism", "model loaded")
 _GPU_OOM = (
-    Signature(CauseKind.GPU_OOM, "cudaMalloc failed: out of memory", unless="retrying without pipeline parallelism"),
+    Signature(CauseKind.GPU_OOM, "cudaMalloc failed: out of memory", until=_COPED),
     Signature(CauseKind.GPU_OOM, "CUDA error: out of memory"),
-    Signature(CauseKind.GPU_OOM, "unable to allocate CUDA", unless="pinned"),
-    Signature(CauseKind.GPU_OOM, "unable to allocate ROCm", unless="pinned"),
-    Signature(CauseKind.GPU_OOM, "unable to allocate Vulkan", unless="pinned"),
-    Signature(CauseKind.GPU_OOM, "failed to allocate CUDA", unless="pinned"),
-    Signature(CauseKind.GPU_OOM, "out of device memory"),
-    Signature(CauseKind.GPU_OOM, "ErrorOutOfDeviceMemory"),
+    Signature(CauseKind.GPU_OOM, "ROCm error: out of memory"),
+    Signature(CauseKind.GPU_OOM, "CUDA error: the resource allocation failed"),  # cuBLAS found no room for its handle
+    Signature(CauseKind.GPU_OOM, "unable to allocate CUDA", unless="_Host", until=_COPED),
+    Signature(CauseKind.GPU_OOM, "unable to allocate ROCm", unless="_Host", until=_COPED),
+    Signature(CauseKind.GPU_OOM, "unable to allocate Vulkan", unless="_Host", until=_COPED),
+    Signature(CauseKind.GPU_OOM, "failed to allocate CUDA", unless="_Host", until=_COPED),
+    Signature(CauseKind.GPU_OOM, "failed to allocate ROCm", unless="_Host", until=_COPED),
+    Signature(CauseKind.GPU_OOM, "out of device memory", until=_COPED),
+    Signature(CauseKind.GPU_OOM, "ErrorOutOfDeviceMemory", until=_COPED),
     Signature(CauseKind.GPU_OOM, "hipMalloc failed"),
     Signature(CauseKind.GPU_OOM, "hipErrorOutOfMemory"),
     Signature(CauseKind.GPU_OOM, "CUBLAS_STATUS_ALLOC_FAILED"),
 )
 _HOST_OOM = (
     Signature(CauseKind.HOST_OOM, "unable to allocate CPU"),
+    Signature(CauseKind.HOST_OOM, "unable to allocate CUDA_Host"),
+    Signature(CauseKind.HOST_OOM, "failed to allocate CPU buffer", until=_COPED),
     Signature(CauseKind.HOST_OOM, "ggml_aligned_malloc: insufficient memory"),
     Signature(CauseKind.HOST_OOM, "std::bad_alloc"),
-    Signature(CauseKind.HOST_OOM, "cannot allocate memory"),
+    Signature(CauseKind.HOST_OOM, "cannot allocate memory", unless="mlock"),  # a limit on locking, and it goes on
 )
 _DEVICE_LOST = (
     Signature(CauseKind.DEVICE_LOST, "GPU is lost"),
@@ -41,14 +48,15 @@ _CONFIGURATION = (
     Signature(CauseKind.CONFIGURATION, "error while handling argument"),
     Signature(CauseKind.CONFIGURATION, "failed to open GGUF file"),
     Signature(CauseKind.CONFIGURATION, "invalid magic"),
-    Signature(CauseKind.CONFIGURATION, "tensor data is not within the file bounds"),
+    Signature(CauseKind.CONFIGURATION, "data is not within the file bounds"),
     Signature(CauseKind.CONFIGURATION, "unknown model architecture"),
     Signature(CauseKind.CONFIGURATION, "error loading model"),
     Signature(CauseKind.CONFIGURATION, "failed to load model"),
     Signature(CauseKind.CONFIGURATION, "error while loading shared libraries"),
+    Signature(CauseKind.CONFIGURATION, "' not found (required by"),  # built against a newer C library
 )
 
-_METRIC = re.compile(rb"^llamacpp:(\w+) ([0-9.eE+-]+)$", re.MULTILINE)
+_METRIC = re.compile(rb"^llamacpp:(\w+) (\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)$", re.MULTILINE)
 # n_decode_total moves with every batch, in the middle of a long prompt too; the token counters only at its end.
 _WORK = frozenset({b"n_decode_total", b"prompt_tokens_total", b"tokens_predicted_total"})
 
@@ -166,7 +174,7 @@ def _json(answer: HttpAnswer | None) -> Mapping[str, object]:
         return {}
     try:
         return _mapping(json.loads(answer.body))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
 
 

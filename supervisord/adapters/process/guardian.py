@@ -41,12 +41,17 @@ class Process:
         self.start = int(fields[19])
 
 
+def read_process(pid: int) -> Process:
+    """The process, a zombie too. Raises OSError when there is none."""
+    with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:  # noqa: PTH123 - pathlib costs the guardian 2 MB
+        return Process(pid, file.read(1024))
+
+
 def process(pid: int) -> Process | None:
-    """The process, a zombie too; None when there is none."""
+    """The same, None when there is none."""
     try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:  # noqa: PTH123 - pathlib costs the guardian 2 MB
-            return Process(pid, file.read(1024))
-    except (OSError, ValueError):
+        return read_process(pid)
+    except OSError:
         return None
 
 
@@ -156,6 +161,7 @@ class Guardian:
             pid = os.fork()
         except OSError as error:
             self.fail("fork", error.errno or 0)
+            raise SystemExit(CANNOT_START) from error
         if pid == 0:
             become(description, me, writer)
         os.close(writer)
@@ -165,12 +171,12 @@ class Guardian:
             os.waitpid(pid, 0)
             stage, number = failure.split()
             self.fail(stage, int(number))
+            raise SystemExit(CANNOT_START)
         self.leader = pid
         self.tell(f'{{"event":"spawned","pid":{pid}}}')
 
     def fail(self, stage: str, number: int) -> None:
         self.tell(f'{{"event":"failed","stage":"{stage}","errno":{number}}}')
-        os._exit(CANNOT_START)
 
     def tell(self, line: str) -> None:
         try:

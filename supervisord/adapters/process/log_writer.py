@@ -21,6 +21,7 @@ class LogFile:
     def __init__(self, path: Path, *, max_bytes: int, keep: int, wake: threading.Condition) -> None:
         self.path = path
         self.problem = ""  # why the file is not being written; empty while it is
+        self.written = 0  # bytes, all generations together
         self._max_bytes = max_bytes
         self._keep = keep
         self._wake = wake
@@ -59,6 +60,7 @@ class LogFile:
         else:
             self.problem = ""
         with self._wake:
+            self.written += written
             self._waiting_bytes -= written
             if written < len(taken):
                 self._waiting.insert(0, taken[written:])

@@ -1,4 +1,4 @@
-"""Looking at a process tree through /proc: what it uses, and on which ports it listens. Blocking: call from a thread."""
+"""Looking at a process tree through /proc: what it uses, on which ports it listens. Blocking: call from a thread."""
 
 import os
 import re
@@ -62,12 +62,12 @@ def _listening(port: int) -> set[str]:
 def _holds(pid: int, sockets: Collection[str]) -> bool:
     folder = f"/proc/{pid}/fd"
     try:
-        descriptors = os.listdir(folder)
+        descriptors = os.listdir(folder)  # noqa: PTH208 - hundreds of them, pathlib is ten times slower
     except OSError:
         return False  # ended, or of another user: then nothing proves that the socket is its own
     for name in descriptors:
         try:
-            if os.readlink(f"{folder}/{name}") in sockets:  # noqa: PTH115 - hundreds of them, pathlib is ten times slower
+            if os.readlink(f"{folder}/{name}") in sockets:  # noqa: PTH115 - as above
                 return True
         except OSError:
             continue

@@ -12,7 +12,7 @@ from supervisord.core.record import AttemptRecord
 from supervisord.ports import DayCounts, JobFilter, StoredEvent, StoredJob
 
 LARGEST_PAGE: Final = 1000
-_ANY_PLAN: Final = "NOT INDEXED"  # the table itself, which lies in the order of its ids
+_BY_ID: Final = "INDEXED BY sqlite_autoindex_jobs_1"  # the table itself, which lies in the order of its ids
 _PAST_ANY_ID: Final = "\U0010ffff"
 
 
@@ -26,7 +26,7 @@ def job(connection: sqlite3.Connection, job_id: str) -> StoredJob | None:
     """The job with this id or this beginning of one, with its bodies. Raises ConflictError where several begin so."""
     if not job_id or not job_id.isascii():
         return None
-    sql = _filled("jobs", index=_ANY_PLAN, conditions="id >= :first AND id < :past").replace("DESC", "ASC")
+    sql = _filled("jobs", index=_BY_ID, conditions="id >= :first AND id < :past").replace("DESC", "ASC")
     rows = connection.execute(sql, {"first": job_id, "past": job_id + _PAST_ANY_ID, "limit": 2}).fetchall()
     if not rows:
         return None
@@ -56,12 +56,13 @@ def jobs(connection: sqlite3.Connection, wanted: JobFilter) -> Sequence[StoredJo
 
 def _plan(wanted: JobFilter) -> tuple[str, list[str]]:
     conditions = []
-    index = _ANY_PLAN
+    index = _BY_ID
     if wanted.after is not None:
         conditions.append("id < :after")
     if wanted.since is not None:
         # The ids keep their order when the clock is put back, so the oldest id is not that of the earliest time.
-        conditions.append("submitted_at >= :since AND id >= (SELECT min(id) FROM jobs WHERE submitted_at >= :since)")
+        oldest = "SELECT min(id) FROM jobs INDEXED BY jobs_submitted WHERE submitted_at >= :since"
+        conditions.append(f"submitted_at >= :since AND id >= ({oldest})")
     if wanted.model is not None:
         index = "INDEXED BY jobs_model"
         conditions.append("model = :model")

@@ -27,7 +27,13 @@ class Readers:
     def __init__(self, path: Path) -> None:
         """Raises sqlite3.Error."""
         self._path = path
-        self._all = [_Reader(path) for _ in range(_READERS)]
+        self._all: list[_Reader] = []
+        try:
+            for _ in range(_READERS):
+                self._all.append(_Reader(path))
+        except sqlite3.Error:
+            self._close_all()
+            raise
         self._free: queue.SimpleQueue[_Reader] = queue.SimpleQueue()
         for reader in self._all:
             self._free.put(reader)
@@ -77,6 +83,9 @@ class Readers:
         for reader in self._all:
             reader.stop()
         self._threads.shutdown()  # cancelling what waits would look like a cancellation of the asking task
+        self._close_all()
+
+    def _close_all(self) -> None:
         for reader in self._all:
             reader.close()
 

@@ -14,6 +14,7 @@ from supervisord.core.errors import StateFolderError
 from supervisord.ports import Recovery
 
 _BUSY_MS: Final = 5000
+_SMALLEST_PAGE: Final = 512
 # quick_check reads every page: about 300 MB/s from a warm cache. A larger store starts with its first part checked
 # rather than late; what it misses is met, and told, where it is read.
 _CHECK_S: Final = 2.0
@@ -24,17 +25,21 @@ _LARGEST_IDLE_LOG: Final = 64 * 1024 * 1024
 _CACHE_KIB: Final = 4096
 
 
-def connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path, mode: str = "rw") -> sqlite3.Connection:
     """A connection in autocommit, to be used by one thread at a time. Raises sqlite3.Error."""
     connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=rw",  # never create: an empty store must not appear by accident
+        f"{path.absolute().as_uri()}?mode={mode}",  # never rwc: an empty store must not appear by accident
         uri=True,
         isolation_level=None,
         check_same_thread=False,
         timeout=_BUSY_MS / 1000,
     )
-    connection.execute("PRAGMA foreign_keys = ON")
-    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+    try:
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 
@@ -48,27 +53,25 @@ def open_store(path: Path, now: Callable[[], float]) -> tuple[sqlite3.Connection
         if not path.exists():
             _create(path)
             notes.append(f"{path} was created")
-        elif path.stat().st_size == 0:
-            raise StateFolderError(damaged(path, "it is empty: not even a header is left"))
+        elif path.stat().st_size < _SMALLEST_PAGE:  # SQLite would take it for a new and empty database
+            raise StateFolderError(damaged(path, "not even its header is left"))
+        notes.extend(_examine(path))
         connection = connect(path)
     except OSError as error:
         raise StateFolderError(f"the store {path} cannot be opened ({os_words(error)})") from error
     except sqlite3.Error as error:
         raise _refusal(error, path) from error
     try:
-        _identify(connection, path)
-        notes.extend(_check(connection, path))
         _switch_to_wal(connection, path)
         _migrate(connection)
         with transaction(connection):
             abandoned = connection.execute(SQL["recover"], {"now": now()}).rowcount
         total = connection.execute(SQL["count_jobs"]).fetchone()[0]
-    except sqlite3.Error as error:
+    except (sqlite3.Error, StateFolderError) as error:
         connection.close()
+        if isinstance(error, StateFolderError):
+            raise
         raise _refusal(error, path) from error
-    except StateFolderError:
-        connection.close()
-        raise
     return connection, Recovery(abandoned=abandoned, jobs_total=total, notes=tuple(notes))
 
 
@@ -91,6 +94,16 @@ def _create(path: Path) -> None:
         connection.close()
     draft.rename(path)
     sync_folder(path.parent)
+
+
+def _examine(path: Path) -> list[str]:
+    """Raises StateFolderError or sqlite3.Error for a store that must not be used, and says what else is of note."""
+    connection = connect(path, "ro")  # one that could write would move the log into the damaged file as it closes
+    try:
+        _identify(connection, path)
+        return _check(connection, path)
+    finally:
+        connection.close()
 
 
 def _identify(connection: sqlite3.Connection, path: Path) -> None:

@@ -24,7 +24,11 @@ Row = Sequence[object]
 def migrations() -> Sequence[tuple[int, str]]:
     """The numbered migrations in order: (number, SQL)."""
     folder = _HERE.joinpath("migrations")
-    found = [(int(item.name[:4]), item.read_text(encoding="utf-8")) for item in folder.iterdir() if item.is_file()]
+    found = [
+        (int(item.name[:4]), item.read_text(encoding="utf-8"))
+        for item in folder.iterdir()
+        if item.name.endswith(".sql")
+    ]
     return sorted(found)
 
 

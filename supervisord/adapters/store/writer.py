@@ -60,10 +60,11 @@ class Writer:
         self._profiles = profiles
         self._pruner = pruner
         self._file = path.stat()
-        self._lock = threading.Lock()  # guards the next six; never held while SQLite runs
+        self._lock = threading.Lock()  # guards the next seven; never held while SQLite runs
         self._open = Group(profiles)
         self._held: Group | None = None  # taken by the thread, and not yet committed
         self._waiters: list[_Waiter] = []
+        self._answering: list[_Waiter] = []  # the waiters of the commit in progress
         self._trouble: Trouble | None = None
         self._asleep = False
         self._stopping = False
@@ -98,8 +99,7 @@ class Writer:
             self._bell.set()
 
     def _admit(self, limit: Limit, size: int) -> None:
-        if self._stopping:
-            raise StoreUnavailableError("the store is closed")
+        self._check_running()
         if self._trouble is not None and not limit.in_trouble:
             raise _error(self._trouble)
         records, body_bytes = self._open.records, self._open.body_bytes + size
@@ -108,6 +108,10 @@ class Writer:
             body_bytes += self._held.body_bytes
         if records >= limit.records or body_bytes > limit.body_bytes:
             raise _error(self._trouble or Trouble(self._behind(records, body_bytes), full=False))
+
+    def _check_running(self) -> None:
+        if self._stopping:
+            raise _error(self._trouble or Trouble("the store is closed", full=False))
 
     def _behind(self, records: int, body_bytes: int) -> str:
         return (
@@ -123,8 +127,7 @@ class Writer:
         loop = asyncio.get_running_loop()
         waiter = _Waiter(durable, loop, loop.create_future())
         with self._lock:
-            if self._stopping:
-                raise StoreUnavailableError("the store is closed")
+            self._check_running()
             self._waiters.append(waiter)
             self._asleep = False
         self._bell.set()
@@ -179,7 +182,8 @@ class Writer:
     def _turn(self) -> bool:
         self._wait()
         with self._lock:
-            waiters, self._waiters = self._waiters, []
+            waiters = self._answering = self._waiters
+            self._waiters = []
             stopping = self._stopping
         # In trouble the mark of a durable commit is the probe that tells when writing works again.
         durable = stopping or self._trouble is not None or any(waiter.durable for waiter in waiters)
@@ -243,7 +247,7 @@ class Writer:
 
     def _die(self, trouble: Trouble) -> None:
         with self._lock:
-            waiters, self._waiters = self._waiters, []
+            waiters = self._answering + self._waiters
             self._trouble = trouble
             self._stopping = True
         _answer(waiters, trouble)
@@ -253,11 +257,10 @@ class Writer:
             _LOG.error("%d records could not be written to the store %s before it closed", self.pending, self._path)
         try:
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            self._connection.close()
         except sqlite3.Error as error:
-            _LOG.warning(
-                "the store %s was closed without a checkpoint, which the next start makes up: %s", self._path, error
-            )
+            _LOG.warning("the log of the store %s stays, for the next start to take in: %s", self._path, error)
+        finally:
+            self._connection.close()
 
 
 def _answer(waiters: Sequence[_Waiter], trouble: Trouble | None) -> None:

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
@@ -53,34 +54,43 @@ class Control:
         A followed answer may be silent for hours, so only its head is bounded in time: on a Unix socket the end of
         the daemon is always told. Its end means that the daemon went away, and raises NotRunning.
         """
-        with self._exchange("GET", _target(path, query), None, self.timeout) as (connection, response):
-            if follow and connection.sock is not None:
-                connection.sock.settimeout(None)
-            yield _lines(response, follow=follow)
+        with self._exchange("GET", _target(path, query), None, self.timeout) as (peer, response):
+            if follow:
+                _limit(peer, None)
+            yield _lines(response, follow=follow, timeout=self.timeout)
 
     def _whole(self, method: str, target: str, body: bytes | None, timeout: float) -> Answer:
         give_up = time.monotonic() + timeout
-        with self._exchange(method, target, body, timeout) as (connection, response):
-            raw = _bounded(connection, response, give_up)
+        with self._exchange(method, target, body, timeout) as (peer, response), _translated(timeout):
+            raw = _bounded(peer, response, give_up)
         return Answer(raw, _object(raw))
 
     @contextmanager
     def _exchange(
         self, method: str, target: str, body: bytes | None, timeout: float
-    ) -> Iterator[tuple[http.client.HTTPConnection, http.client.HTTPResponse]]:
+    ) -> Iterator[tuple[socket.socket, http.client.HTTPResponse]]:
         # The connection is made here and handed over: HTTPConnection itself only knows TCP.
-        with closing(http.client.HTTPConnection("localhost")) as connection, _translated(timeout):
-            connection.sock = connect(self.places, self.timeout)
-            connection.sock.settimeout(timeout)
-            headers = {"Connection": "close", "Accept": "*/*"}
-            if body is not None:
-                headers["Content-Type"] = "application/json"
-            with suppress(BrokenPipeError):  # a refusal can be on its way already: read it
-                connection.request(method, target, body, headers)
-            with closing(connection.getresponse()) as response:
+        with closing(http.client.HTTPConnection("localhost")) as connection:
+            with _translated(timeout):
+                connection.sock = peer = connect(self.places, self.timeout)
+                peer.settimeout(timeout)
+                response = _sent(connection, method, target, body)
+            with closing(response):
                 if response.status >= 400:
-                    raise _refusal(response.status, response.read(LINE_LIMIT))
-                yield connection, response
+                    with _translated(timeout):
+                        raise _refusal(response.status, response.read(LINE_LIMIT))
+                yield peer, response  # what the reader of the lines does with them is not translated
+
+
+def _sent(
+    connection: http.client.HTTPConnection, method: str, target: str, body: bytes | None
+) -> http.client.HTTPResponse:
+    headers = {"Connection": "close", "Accept": "*/*"}
+    if body is not None:
+        headers["Content-Type"] = "application/json"
+    with suppress(BrokenPipeError):  # a refusal can be on its way already: read it
+        connection.request(method, target, body, headers)
+    return connection.getresponse()
 
 
 def _target(path: str, query: Query | None) -> str:
@@ -112,12 +122,16 @@ def _foreign(detail: str) -> Failure:
     )
 
 
-def _bounded(connection: http.client.HTTPConnection, response: http.client.HTTPResponse, give_up: float) -> bytes:
+def _limit(peer: socket.socket, timeout: float | None) -> None:
+    if peer.fileno() >= 0:  # http.client closes it as soon as the whole answer is in its buffer
+        peer.settimeout(timeout)
+
+
+def _bounded(peer: socket.socket, response: http.client.HTTPResponse, give_up: float) -> bytes:
     parts: list[bytes] = []
     size = 0
     while True:
-        if connection.sock is not None:  # http.client lets go of it once the whole answer is in its buffer
-            connection.sock.settimeout(max(0.001, give_up - time.monotonic()))
+        _limit(peer, max(0.001, give_up - time.monotonic()))
         part = response.read1(_CHUNK)
         if not part:
             break
@@ -149,9 +163,9 @@ def _refusal(status: int, raw: bytes) -> Failure:
     return kind(error.text("message") or f"the daemon refused with HTTP status {status} and gave no reason")
 
 
-def _lines(response: http.client.HTTPResponse, *, follow: bool) -> Iterator[bytes]:
+def _lines(response: http.client.HTTPResponse, *, follow: bool, timeout: float) -> Iterator[bytes]:
     rest = b""
-    while part := response.read1(_CHUNK):
+    while part := _part(response, timeout):
         *whole, rest = (rest + part).split(b"\n")
         yield from whole
         if len(rest) >= LINE_LIMIT:
@@ -161,3 +175,8 @@ def _lines(response: http.client.HTTPResponse, *, follow: bool) -> Iterator[byte
         yield rest
     if follow or response.length:
         raise NotRunning("the daemon went away: it stopped, or restarts")
+
+
+def _part(response: http.client.HTTPResponse, timeout: float) -> bytes:
+    with _translated(timeout):
+        return response.read1(_CHUNK)

@@ -1,4 +1,4 @@
-"""Numbers as people read them. What is absent is `–`."""
+"""Numbers as people read them. What is absent is a dash."""
 
 import time
 
@@ -33,9 +33,12 @@ def _two(large: int, large_unit: str, small: int, small_unit: str) -> str:
 
 
 def exact(seconds: float | None) -> str:
-    """A duration that is compared with others: 0.82 s, 12.3 s; from a minute on as `span`."""
-    if seconds is None or seconds >= _MINUTE:
+    """A duration that is compared with others: 0.82 s, 12.3 s, 1m 32s; from an hour on as `span`."""
+    if seconds is None or seconds >= _HOUR:
         return span(seconds)
+    if seconds >= 59.95:  # what would be rounded to 60.0 s
+        whole = max(_MINUTE, int(seconds))
+        return _two(whole // _MINUTE, "m", whole % _MINUTE, "s")
     return f"{max(0.0, seconds):.{2 if seconds < 9.995 else 1}f} s"
 
 

@@ -121,6 +121,7 @@ class Gpu:
     index: int
     name: str
     state: str
+    problem: str
     pressure: str
     total: int
     used: int
@@ -136,6 +137,7 @@ class Gpu:
             index=doc.count("index"),
             name=doc.text("name"),
             state=doc.text("state"),
+            problem=doc.text("problem"),
             pressure=doc.text("pressure"),
             total=doc.count("vram_total_bytes"),
             used=doc.count("vram_used_bytes"),

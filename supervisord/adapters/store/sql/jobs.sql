@@ -1,4 +1,4 @@
--- {index} pins the plan: the planner keeps no statistics, and must not start to guess when the table has grown.
+-- The index is named by the query: the planner keeps no statistics, and must not start to guess where the table has grown.
 SELECT
   id, endpoint, model, priority, stream, client, submitted_at, max_tokens, temperature,
   status, attempt, backend, queue_wait_s, finished_at, reason, detail

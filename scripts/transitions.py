@@ -1,0 +1,172 @@
+"""The life of a backend as a table, read off `core.backend.step` itself by walking through every state it can reach.
+
+scripts/transitions.py                          print it
+scripts/transitions.py --write ARCHITECTURE.md  put it between the markers
+scripts/transitions.py --check ARCHITECTURE.md  status 1 when what stands there is not what the code does
+"""
+
+# ruff: noqa: INP001 - programs that are run from the tree are no package
+
+import argparse
+import re
+import sys
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, without being installed
+
+from supervisord.core import life
+from supervisord.core.backend import step
+from supervisord.core.exits import CauseKind, ExitCause
+from supervisord.core.life import BackendState, LifePolicy, Phase, Want
+from supervisord.core.restart import RestartPolicy
+
+BEGIN, END = "<!-- transitions:begin -->", "<!-- transitions:end -->"
+
+NOW = 1000.0
+POLICY = LifePolicy(slots=2, rungs=1, restart=RestartPolicy(max_failures=2))
+GENERATION = 1
+
+CRASH = ExitCause(CauseKind.CRASH, "crash")
+OOM = ExitCause(CauseKind.GPU_OOM, "out of memory")
+PERMANENT = ExitCause(CauseKind.CONFIGURATION, "cannot heal", permanent=True)
+
+# Every event there is, in each of the forms that `step` tells apart.
+EVENTS: Mapping[str, life.Event] = {
+    "StartAsked": life.StartAsked("why"),
+    "WakeAsked": life.WakeAsked("why"),
+    "StopAsked (for good)": life.StopAsked("why", Want.DOWN),
+    "StopAsked (until needed)": life.StopAsked("why", Want.ON_DEMAND),
+    "RestartAsked": life.RestartAsked("why"),
+    "ResetAsked": life.ResetAsked("why"),
+    "Spawned": life.Spawned(GENERATION),
+    "SpawnFailed": life.SpawnFailed(GENERATION, CRASH, 0.5),
+    "SpawnFailed (cannot heal)": life.SpawnFailed(GENERATION, PERMANENT, 0.5),
+    "Progressed": life.Progressed(GENERATION),
+    "Answered": life.Answered(GENERATION),
+    "ProbeMissed": life.ProbeMissed(GENERATION, "why"),
+    "Exited": life.Exited(GENERATION, CRASH),
+    "Exited (out of memory)": life.Exited(GENERATION, OOM),
+    "Exited (cannot heal)": life.Exited(GENERATION, PERMANENT),
+    "TreeGone": life.TreeGone(GENERATION),
+    "Released": life.Released(GENERATION, 0.5),
+    "DeadlineReached": life.DeadlineReached(),
+    "LeaseAsked": life.LeaseAsked("job"),
+    "LeaseEnded": life.LeaseEnded(GENERATION, served=True),
+}
+
+Move = tuple[Phase, tuple[str, ...]]  # the next phase, and the names of the effects in order
+
+
+def essence(state: BackendState) -> BackendState:
+    """`state` without what does not decide where it can go: when, how often, in which words."""
+    kept = None if state.cause is None else ExitCause(state.cause.kind, state.cause.kind, state.cause.permanent)
+    return replace(
+        state,
+        since=NOW,
+        deadline=None if state.deadline is None else NOW,
+        generation=GENERATION,
+        cause=kept,
+        reason="",
+        failures=(NOW,) * len(state.failures),
+        streak=0,
+        restarts=0,
+        ready_since=None,
+        served=0,
+    )
+
+
+@cache
+def reachable() -> frozenset[BackendState]:
+    """Every state, by its essence, that any order of events of the current generation leads to."""
+    first = [essence(BackendState(want=want)) for want in (Want.ON_DEMAND, Want.UP)]
+    found = set(first)
+    todo = deque(first)
+    while todo:
+        state = todo.popleft()
+        for event in EVENTS.values():
+            after = essence(step(state, event, POLICY, NOW)[0])
+            if after not in found:
+                found.add(after)
+                todo.append(after)
+    return frozenset(found)
+
+
+@cache
+def moves() -> Mapping[tuple[Phase, str], frozenset[Move]]:
+    """What can follow in each phase on each event."""
+    seen: dict[tuple[Phase, str], set[Move]] = {}
+    for state in reachable():
+        for name, event in EVENTS.items():
+            after, effects = step(state, event, POLICY, NOW)
+            move = (after.phase, tuple(type(effect).__name__ for effect in effects))
+            seen.setdefault((state.phase, name), set()).add(move)
+    return {key: frozenset(found) for key, found in seen.items()}
+
+
+def table() -> str:
+    """The Markdown that stands between the markers."""
+    return "\n".join(_lines())
+
+
+def _lines() -> Iterator[str]:
+    yield "| in phase | on event | follows [effects] |"
+    yield "|---|---|---|"
+    for phase in Phase:
+        for name in EVENTS:
+            told = moves()[phase, name]
+            if told != {(phase, ())}:
+                yield f"| {phase} | {name} | {_told(phase, told)} |"
+    yield ""
+    yield (
+        "What is not listed changes no phase and has no effect. Where more than one thing can follow, the rest of the "
+        "state decides. News of an earlier generation never changes the state."
+    )
+
+
+def _told(phase: Phase, found: frozenset[Move]) -> str:
+    words = []
+    for after, effects in sorted(found, key=lambda move: (move[0] is not phase, list(Phase).index(move[0]), move[1])):
+        target = "stays" if after is phase else f"**{after}**"
+        words.append(target + (f" [{', '.join(effects)}]" if effects else ""))
+    return ", or ".join(words)
+
+
+def written_into(text: str) -> str:
+    """`text` with the table between its markers. Raises ValueError when it has none."""
+    marked = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+    if len(marked.findall(text)) != 1:
+        raise ValueError(f"it must hold {BEGIN} and, after it, {END}, once")
+    return marked.sub(lambda _: f"{BEGIN}\n{table()}\n{END}", text)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit status: 1 where --check finds an old table, 2 where the markers are missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    wish = parser.add_mutually_exclusive_group()
+    wish.add_argument("--write", type=Path, metavar="FILE")
+    wish.add_argument("--check", type=Path, metavar="FILE")
+    asked = parser.parse_args(arguments)
+    path: Path | None = asked.write or asked.check
+    if path is None:
+        sys.stdout.write(table() + "\n")
+        return 0
+    text = path.read_text()
+    try:
+        wanted = written_into(text)
+    except ValueError as error:
+        sys.stderr.write(f"{path}: {error}.\n")
+        return 2
+    if asked.write:
+        path.write_text(wanted)
+    elif text != wanted:
+        sys.stderr.write(f"{path} does not show what the code does. Run: scripts/transitions.py --write {path}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

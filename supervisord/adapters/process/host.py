@@ -1,0 +1,141 @@
+"""Starts backends below guardians, and leaves nothing behind."""
+
+import asyncio
+import os
+import shutil
+import socket
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+from supervisord.adapters.process.child import GuardedProcess
+from supervisord.adapters.process.guardian import PR_SET_CHILD_SUBREAPER, prctl
+from supervisord.adapters.process.launch import environment, launch, marks
+from supervisord.adapters.process.leftovers import Memory, Remembered, kill_leftovers
+from supervisord.adapters.process.log_writer import LogWriter
+from supervisord.core.errors import SpawnError, StateFolderError
+from supervisord.ports import ManagedProcess, ProcessEvents, ProcessSpec
+
+START_S = 30.0  # a guardian is up in 20 ms; a machine that swaps needs longer
+CLOSE_S = 5.0
+RECENT_PORTS = 64
+
+
+class LinuxProcessHost:
+    """Implements `ports.ProcessHost` (Linux 5.3 or newer: pidfd). Made, used and closed on one event loop's thread.
+
+    Logs go to `<log_dir>/<backend>.log`, rotated at `log_max_bytes`, with `log_keep` old ones.
+    Raises StateFolderError when `<state_dir>/run` cannot be written.
+    """
+
+    def __init__(self, state_dir: Path, log_dir: Path, *, log_max_bytes: int, log_keep: int) -> None:
+        self._memory = Memory(state_dir)
+        try:
+            self._instance = self._memory.instance()
+        except OSError as error:
+            message = f"cannot keep the record of processes in {state_dir / 'run'}: {error.strerror}; fix its rights"
+            raise StateFolderError(message) from error
+        # If a guardian is killed, its children become ours and not init's.
+        prctl(PR_SET_CHILD_SUBREAPER, 1)
+        self._children: set[GuardedProcess] = set()
+        self._all_gone = asyncio.Event()
+        self._all_gone.set()
+        self._writer = LogWriter(log_dir, max_bytes=log_max_bytes, keep=log_keep)
+        self._recorder = ThreadPoolExecutor(1, thread_name_prefix="process-record")  # one: in order
+        self._recent_ports: deque[int] = deque(maxlen=RECENT_PORTS)
+
+    async def kill_leftovers(self) -> Sequence[str]:
+        own = [child.guardian.pid for child in self._children]
+        return await asyncio.to_thread(kill_leftovers, self._memory, self._instance, own)
+
+    async def spawn(self, spec: ProcessSpec, events: ProcessEvents) -> ManagedProcess:
+        """Start a process; its events begin once this has returned. Raises SpawnError."""
+        launched = launch(spec, environment(os.environ, spec, self._instance), marks(self._instance, spec))
+        child = GuardedProcess(
+            spec,
+            launched=launched,
+            marks=marks(self._instance, spec),
+            file=self._writer.file(spec.name),
+            events=events,
+            changed=self._on_changed,
+        )
+        self._children.add(child)
+        self._all_gone.clear()
+        try:
+            async with asyncio.timeout(START_S):
+                await child.started()
+        except TimeoutError:
+            child.abandon()
+            message = f"cannot start {spec.name}: nothing ran after {START_S:.0f} s; the machine is overloaded"
+            raise SpawnError(message, permanent=False) from None
+        except asyncio.CancelledError:
+            child.abandon()
+            raise
+        self._on_changed(child)
+        return child
+
+    def free_port(self, host: str) -> int:
+        """Never one of the last few given out: two starts at a time must not get the same. Raises SpawnError."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        held: list[socket.socket] = []
+        try:
+            while True:
+                listener = socket.socket(family, socket.SOCK_STREAM)
+                held.append(listener)
+                listener.bind((host, 0))
+                port: int = listener.getsockname()[1]
+                if port not in self._recent_ports:
+                    self._recent_ports.append(port)
+                    return port
+        except OSError as error:
+            raise SpawnError(f"no free TCP port on {host}: {error.strerror or error}", permanent=False) from error
+        finally:
+            for listener in held:
+                listener.close()
+
+    def find_program(self, name: str) -> str | None:
+        found = shutil.which(name)
+        return str(Path(found).absolute()) if found else None
+
+    def file_problem(self, path: str) -> str | None:
+        try:
+            if Path(path).is_dir():
+                with os.scandir(path) as entries:
+                    next(entries, None)
+            else:
+                with Path(path).open("rb") as file:
+                    file.read(1)
+        except OSError as error:
+            return f"{path}: {error.strerror}"
+        return None
+
+    async def close(self) -> None:
+        """Kill what is left, for at most 5 s; then the guardians go on alone. Writes the logs out, ends the threads."""
+        for child in self._children:
+            child.kill()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._all_gone.wait(), CLOSE_S)
+        for child in list(self._children):
+            child.let_go()
+        await asyncio.to_thread(self._writer.close)
+        await asyncio.to_thread(self._recorder.shutdown)
+
+    def _on_changed(self, child: GuardedProcess) -> None:
+        if child.ended:
+            self._children.discard(child)
+        if not self._children:
+            self._all_gone.set()
+        alive = [_remember(one) for one in self._children if one.pid]
+        with suppress(RuntimeError):  # closed
+            self._recorder.submit(self._save, alive)
+
+    def _save(self, alive: list[Remembered]) -> None:
+        with suppress(OSError):  # the marks in the environment find them too
+            self._memory.save(alive)
+
+
+def _remember(child: GuardedProcess) -> Remembered:
+    named = {(one.pid, one.start) for one in (child.guardian, child.leader) if one is not None}
+    return Remembered(child.spec.name, tuple(sorted(named | child.known)))

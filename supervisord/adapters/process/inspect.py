@@ -1,0 +1,54 @@
+"""Questions to the machine before a start: what a program offers, who holds a port."""
+
+import asyncio
+import os
+import socket
+import subprocess
+from collections.abc import Sequence
+
+import psutil
+
+HELP_BYTES = 256 * 1024
+
+
+async def help_text(program: Sequence[str], timeout: float) -> str:
+    """What `program --help` prints on stdout or stderr; empty when it fails or takes longer than `timeout` seconds."""
+    return await asyncio.to_thread(_help_text, tuple(program), timeout)
+
+
+def _help_text(program: tuple[str, ...], timeout: float) -> str:
+    try:
+        done = subprocess.run(
+            [*program, "--help"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=timeout,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""  # what it does not tell is not used
+    return done.stdout[:HELP_BYTES].decode("utf-8", "replace") if done.returncode == 0 else ""
+
+
+def port_problem(host: str, port: int) -> str | None:
+    """Why nobody could listen on `port`, naming the holder where it can be seen; None if one could."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen(1)  # SO_REUSEADDR lets bind pass where somebody listens already
+        except OSError as error:
+            return f"Port {port} cannot be used: {os.strerror(error.errno or 0).lower()}{_holder(port)}."
+    return None
+
+
+def _holder(port: int) -> str:
+    try:
+        found = next(
+            c.pid for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.laddr and c.laddr.port == port
+        )
+        return f" by {psutil.Process(found).name()} (pid {found})" if found else ""
+    except (StopIteration, psutil.Error, OSError):
+        return ""  # other users' sockets have no visible owner

@@ -1,0 +1,182 @@
+"""Starting a guardian, and saying in words why a start failed."""
+
+import errno
+import fcntl
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from supervisord.adapters.process import guardian
+from supervisord.adapters.process.guardian import Process
+from supervisord.adapters.process.log_drain import READ_SIZE
+from supervisord.core.errors import SpawnError
+from supervisord.ports import ProcessSpec
+
+INSTANCE, BACKEND, GENERATION = "LLM_SUPERVISORD_INSTANCE", "LLM_SUPERVISORD_BACKEND", "LLM_SUPERVISORD_GENERATION"
+
+# What the service manager told the daemon about itself; a backend that believed it would speak in the daemon's name.
+_DAEMON_ONLY = (
+    "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "INVOCATION_ID",
+    "JOURNAL_STREAM", "SYSTEMD_EXEC_PID", "MANAGERPID", "MAINPID", "CREDENTIALS_DIRECTORY", "MEMORY_PRESSURE_WATCH",
+    "MEMORY_PRESSURE_WRITE", INSTANCE, BACKEND, GENERATION,
+)  # fmt: skip
+
+# Isolated, no site packages, environment ignored: nothing of the backend's configuration reaches the guardian.
+COMMAND: tuple[str, ...] = (sys.executable, "-I", "-S", "-E", guardian.__file__)
+INTERPRETER_NEEDS: tuple[str, ...] = ("LD_LIBRARY_PATH",)  # some builds of Python do not start without it
+
+# Trying again can help; everything else in the way of fork and exec needs somebody to change something.
+_PASSING = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY, errno.EIO, errno.EINTR}
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A guardian that has been started, and the daemon's ends of everything it shares with it."""
+
+    guardian: Process
+    pidfd: int
+    control: socket.socket
+    stdout: int
+    stderr: int
+
+    def close(self) -> None:
+        """Close all but the two pipes, which their drain closes."""
+        self.control.close()
+        os.close(self.pidfd)
+
+
+def marks(instance: str, spec: ProcessSpec) -> dict[str, str]:
+    """The environment variables by which a process of ours is known, whoever its parent has become."""
+    return {INSTANCE: instance, BACKEND: spec.name, GENERATION: str(spec.generation)}
+
+
+def environment(base: Mapping[str, str], spec: ProcessSpec, instance: str) -> dict[str, str]:
+    """The daemon's environment without what is its own, then the backend's, then the marks."""
+    inherited = {name: value for name, value in base.items() if name not in _DAEMON_ONLY}
+    return inherited | dict(spec.env) | marks(instance, spec)
+
+
+def launch(spec: ProcessSpec, env: Mapping[str, str], marked: Mapping[str, str]) -> Launched:
+    """Start the guardian that starts `spec`. Raises SpawnError; leaves no descriptor open then."""
+    _check(spec, env)
+    try:
+        return _launch(spec, env, marked)
+    except OSError as error:
+        raise failure(spec, "guardian", error.errno or 0) from error
+
+
+def failure(spec: ProcessSpec, stage: str, number: int) -> SpawnError:
+    """The error for `errno` number at a stage: guardian, fork, chdir or exec."""
+    text = os.strerror(number)
+    passing = number in _PASSING
+    match stage:
+        case "exec":
+            message = f"cannot start {spec.name}: {_exec_problem(spec, number)}"
+        case "chdir":
+            message = (
+                f"cannot start {spec.name}: its working folder {spec.cwd} cannot be entered: {text}; correct `cwd`"
+            )
+        case _:
+            passing = True  # nothing about the backend was tried yet
+            message = f"cannot start {spec.name}: the system refuses a new process: {text}{_remedy(number)}"
+    return SpawnError(message, permanent=not passing)
+
+
+def _exec_problem(spec: ProcessSpec, number: int) -> str:
+    program = spec.argv[0]
+    exists = "/" in program and (Path(spec.cwd) / program).exists()
+    match number:
+        case errno.ENOENT if exists:
+            return (
+                f"{program} is there, but not the interpreter or loader it names; install that, or fix its first line"
+            )
+        case errno.ENOENT | errno.ENOTDIR:
+            return f"program not found: {program}; install it or set `binary` to its full path"
+        case errno.EACCES:
+            return f"{program} may not be executed: it must be a file with the x bit, on a file system without noexec"
+        case errno.ENOEXEC:
+            return (
+                f"{program} is not a program this machine can run (wrong architecture, damaged, or a script without #!)"
+            )
+        case errno.E2BIG:
+            return "its arguments and environment together are too long; shorten `args` or `env`"
+        case _:
+            return f"{program}: {os.strerror(number)}{_remedy(number)}"
+
+
+def _remedy(number: int) -> str:
+    match number:
+        case errno.EMFILE | errno.ENFILE:
+            return "; raise the limit of open files (LimitNOFILE= in the unit)"
+        case errno.EAGAIN:
+            return "; raise the limit of processes (TasksMax= in the unit, or ulimit -u)"
+        case errno.ENOMEM:
+            return "; free memory, or allow overcommit"
+        case _:
+            return ""
+
+
+def _check(spec: ProcessSpec, env: Mapping[str, str]) -> None:
+    if not spec.argv or not spec.argv[0]:
+        raise SpawnError(f"cannot start {spec.name}: its command line is empty; set `command`", permanent=True)
+    if any("\0" in part for part in (spec.cwd, *spec.argv, *env.keys(), *env.values())):
+        raise SpawnError(f"cannot start {spec.name}: a NUL byte in its arguments or environment", permanent=True)
+
+
+def _launch(spec: ProcessSpec, env: Mapping[str, str], marked: Mapping[str, str]) -> Launched:
+    with ExitStack() as ours:
+        with ExitStack() as theirs:
+            stdout, stdout_writer = _pipe(ours, theirs)
+            stderr, stderr_writer = _pipe(ours, theirs)
+            control, control_theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            ours.callback(control.close)
+            theirs.callback(control_theirs.close)
+            control.setblocking(False)  # noqa: FBT003 - the signature of the standard library
+            description = os.memfd_create("description", os.MFD_CLOEXEC)
+            theirs.callback(os.close, description)
+            os.write(description, guardian.pack(list(spec.argv), dict(env), spec.cwd, spec.nice, spec.oom_score_adj))
+            os.lseek(description, 0, os.SEEK_SET)
+            sources = (stdout_writer, stderr_writer, control_theirs.fileno(), description)
+            pid = _spawn(spec.name, [_clear_of_targets(source, theirs) for source in sources], marked)
+        try:
+            process = guardian.read_process(pid)  # a child keeps its pid until it is reaped
+            pidfd = os.pidfd_open(pid)
+        except OSError:  # other threads took the descriptors that had just become free
+            control.close()  # upon which the guardian ends
+            os.waitpid(pid, 0)
+            raise
+        ours.pop_all()
+    return Launched(process, pidfd, control, stdout, stderr)
+
+
+def _pipe(ours: ExitStack, theirs: ExitStack) -> tuple[int, int]:
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    ours.callback(os.close, reader)
+    theirs.callback(os.close, writer)
+    os.set_blocking(reader, False)
+    with suppress(OSError):  # the user's share of pipe memory is used up: the default size does
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, READ_SIZE)
+    return reader, writer
+
+
+def _clear_of_targets(source: int, closing: ExitStack) -> int:
+    """`source`, or a copy of it with a number that the guardian's own descriptors do not overwrite."""
+    if source > guardian.DESCRIPTION:
+        return source
+    copy = fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, guardian.DESCRIPTION + 1)
+    closing.callback(os.close, copy)
+    return copy
+
+
+def _spawn(name: str, sources: list[int], marked: Mapping[str, str]) -> int:
+    """posix_spawn: like vfork it copies no page tables, so it is quick and needs no memory however big the daemon."""
+    targets = (1, 2, guardian.CONTROL, guardian.DESCRIPTION)
+    actions = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
+    duplicates = [(os.POSIX_SPAWN_DUP2, source, target) for source, target in zip(sources, targets, strict=True)]
+    needed = {key: os.environ[key] for key in INTERPRETER_NEEDS if key in os.environ}
+    command = [*COMMAND, name, str(os.getpid())]
+    return os.posix_spawn(command[0], command, {**marked, **needed}, file_actions=[*actions, *duplicates])

@@ -1,0 +1,89 @@
+"""`supctl jobs` and `supctl jobs show`."""
+
+import re
+from datetime import UTC, datetime
+
+import click
+
+from supervisord.cli.supctl.client import segment
+from supervisord.cli.supctl.job_view import listing, record
+from supervisord.cli.supctl.options import Session, common_options, json_option, session
+from supervisord.cli.supctl.screen import note, show, show_bytes
+from supervisord.cli.supctl.wire_records import Job
+
+STATUSES = ("queued", "running", "done", "failed", "cancelled", "abandoned")
+LIMIT = 50
+
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def since(text: str, now: float) -> float:
+    """Seconds since the epoch: `1h` is an hour before `now`; a date without a zone is local. Raises ValueError."""
+    match = _SPAN.fullmatch(text.strip().lower())
+    if match:
+        return now - float(match[1]) * _UNITS[match[2]]
+    try:
+        return datetime.fromisoformat(text).timestamp()  # a naive one counts as local time
+    except (ValueError, OverflowError):
+        raise ValueError(f'"{text}" is no time; write 90s, 30m, 1h, 2d, 1w or 2026-11-20T14:00') from None
+
+
+def _since(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    del context, parameter
+    if value is None:
+        return None
+    try:
+        return since(value, datetime.now(UTC).timestamp())
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@click.group(invoke_without_command=True)
+@click.option("--status", type=click.Choice(STATUSES), help="Only jobs of this status.")
+@click.option("--model", metavar="NAME", help="Only jobs that asked for this model.")
+@click.option("--backend", metavar="NAME", help="Only jobs that ran on this backend.")
+@click.option("--since", metavar="WHEN", callback=_since, help="Only later ones: 30m, 1h, 2d, or 2026-11-20T14:00.")
+@click.option(
+    "--limit", metavar="N", type=click.IntRange(1, 1000), default=LIMIT, help=f"At most so many. Default: {LIMIT}."
+)
+@json_option
+@common_options
+@session
+@click.pass_context
+def jobs(
+    context: click.Context,
+    session: Session,
+    *,
+    status: str | None,
+    model: str | None,
+    backend: str | None,
+    since: float | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """List jobs, newest first; `show` tells one."""
+    if context.invoked_subcommand is not None:
+        return
+    query = {"status": status, "model": model, "backend": backend, "since": since, "limit": limit}
+    answer = session.control().get("/v1/jobs", query)
+    if as_json:
+        show_bytes(answer.body)
+        return
+    show(listing([Job.read(each) for each in answer.doc.each("jobs")], session.screen()))
+    if answer.doc.flag("more"):
+        note(f"there are older ones; these are the newest {limit} (--limit)")
+
+
+@jobs.command("show")
+@click.argument("job", metavar="ID")
+@json_option
+@common_options
+@session
+def show_job(session: Session, *, job: str, as_json: bool) -> None:
+    """Show the record of a job with its attempts; the first letters of its ID are enough."""
+    answer = session.control().get(f"/v1/jobs/{segment(job)}")
+    if as_json:
+        show_bytes(answer.body)
+    else:
+        show(record(Job.read(answer.doc), session.screen()))

@@ -1,0 +1,317 @@
+"""Faults 3 and 4: the daemon is killed; nothing that it started outlives it, and a next life finishes what is left."""
+
+import json
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from supervisord.adapters.process import guardian, launch, leftovers
+from supervisord.adapters.process.leftovers import Memory, Remembered
+from tests.adapters.process import small_daemon
+from tests.adapters.process.recorder import ESCAPE, alive, sh
+
+FIVE_S = 5.0  # the promise
+
+
+def wait_for(condition: Callable[[], bool], limit: float = 10.0) -> None:
+    deadline = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+class Daemon:
+    """A small daemon in a process of its own."""
+
+    def __init__(self, state: Path, loop: str, programs: dict[str, str]) -> None:
+        command = [sys.executable, small_daemon.__file__, str(state), loop]
+        command += [f"{name}={program}" for name, program in programs.items()]
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=Path.cwd(),
+            env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+        )
+        self.text = ""
+
+    def said(self, pattern: str) -> re.Match[str]:
+        assert self.process.stdout is not None
+        deadline = time.monotonic() + 15
+        while (found := re.search(pattern, self.text, re.MULTILINE)) is None:
+            ready, _, _ = select.select([self.process.stdout], [], [], max(0.0, deadline - time.monotonic()))
+            data = os.read(self.process.stdout.fileno(), 65536) if ready else b""
+            assert data, f"{pattern} not in {self.text}"
+            self.text += data.decode()
+        return found
+
+    def pid(self, name: str) -> int:
+        return int(self.said(rf"{name}=(\d+)$")[1])
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
+    def end(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.said("daemon: down")
+        assert self.process.wait(10) == 0
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
+    daemons: list[Daemon] = []
+
+    def starting(**programs: str) -> Daemon:
+        daemons.append(Daemon(tmp_path / "state", request.param, programs))
+        return daemons[-1]
+
+    yield starting
+    for daemon in daemons:
+        daemon.process.kill()
+        daemon.process.wait(10)
+        for stream in (daemon.process.stdin, daemon.process.stdout):
+            assert stream is not None
+            stream.close()
+
+
+def test_nothing_outlives_a_killed_daemon(start: Callable[..., Daemon]) -> None:
+    """With a worker that ignores signals, left its session, and whose parent has ended."""
+    daemon = start(one=ESCAPE + "time.sleep(1000)", two="import time\nprint('ready=1')\ntime.sleep(1000)")
+    pids = [daemon.pid("one: escaped"), daemon.pid("one: leader"), daemon.pid("one: guardian")]
+    pids += [daemon.pid("two: guardian")]
+    daemon.said("two: ready")
+    daemon.kill()
+    wait_for(lambda: not any(alive(pid) for pid in pids), FIVE_S)
+
+
+def test_nothing_outlives_a_daemon_whose_leader_has_ended(start: Callable[..., Daemon]) -> None:
+    daemon = start(one=ESCAPE)
+    escaped = daemon.pid("one: escaped")
+    daemon.said("one: exited 0")
+    daemon.kill()
+    wait_for(lambda: not alive(escaped), FIVE_S)
+
+
+def test_a_stopped_tree_dies_too(start: Callable[..., Daemon]) -> None:
+    daemon = start(one=ESCAPE + "time.sleep(1000)")
+    pids = [daemon.pid("one: escaped"), daemon.pid("one: leader")]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    daemon.kill()
+    wait_for(lambda: not any(alive(pid) for pid in pids), FIVE_S)
+
+
+def test_an_orderly_end_leaves_nothing(start: Callable[..., Daemon]) -> None:
+    daemon = start(one=ESCAPE + "time.sleep(1000)")
+    pids = [daemon.pid("one: escaped"), daemon.pid("one: leader"), daemon.pid("one: guardian")]
+    daemon.said("daemon: up")
+    daemon.end()
+    assert not any(alive(pid) for pid in pids)
+    assert start().said("daemon: up|leftover")[0] == "daemon: up"
+
+
+def test_a_next_life_kills_what_guardian_and_daemon_left(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    """Both were killed at once: a worker in its own session is known by record, mark and parent."""
+    daemon = start(one=ESCAPE + "time.sleep(1000)")
+    escaped, leader = daemon.pid("one: escaped"), daemon.pid("one: leader")
+    record = tmp_path / "state" / "run" / "children.json"
+    wait_for(lambda: str(escaped) in record.read_text())
+    daemon.process.send_signal(signal.SIGSTOP)  # it must not clean up after the guardian
+    os.kill(daemon.pid("one: guardian"), signal.SIGKILL)
+    daemon.kill()
+    wait_for(lambda: not alive(leader), FIVE_S)
+    assert alive(escaped)
+    following = start()
+    following.said(rf"leftover: killed pid {escaped} \(python[\d.]*\) left by an earlier life as backend one$")
+    following.said("daemon: up")
+    assert not alive(escaped)
+
+
+def test_a_stopped_guardian_is_dealt_with_by_the_next_life(start: Callable[..., Daemon]) -> None:
+    daemon = start(one=ESCAPE + "time.sleep(1000)")
+    pids = [daemon.pid("one: escaped"), daemon.pid("one: leader"), daemon.pid("one: guardian")]
+    os.kill(pids[2], signal.SIGSTOP)
+    daemon.kill()
+    following = start()
+    following.said("daemon: up")
+    assert not any(alive(pid) for pid in pids)
+    assert len(re.findall("leftover: killed", following.text)) == 3
+
+
+# --- the guardian alone ---
+
+
+def guardian_of(daemon: int, marker: Path) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """A guardian that is told `daemon` as its parent, about to start a program that makes the file `marker`."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    description = os.memfd_create("description")
+    spec = sh(f"touch {marker}; exec sleep 1000")
+    os.write(description, guardian.pack(list(spec.argv), {"PATH": os.environ["PATH"]}, "", 0, None))
+    os.lseek(description, 0, os.SEEK_SET)
+    script = 'exec 3<&"$1" 4<&"$2"; shift 2; exec "$@"'
+    command = ["bash", "-c", script, "-", str(theirs.fileno()), str(description), *launch.COMMAND, "b", str(daemon)]
+    process = subprocess.Popen(command, pass_fds=(theirs.fileno(), description))
+    theirs.close()
+    os.close(description)
+    return process, ours
+
+
+def test_a_daemon_killed_before_its_guardian_ran_has_no_backend(tmp_path: Path) -> None:
+    """Its parent is another process by then, whether or not the number of the daemon is in use again."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for daemon in (ended.pid, 1):
+        process, control = guardian_of(daemon, tmp_path / "ran")
+        assert process.wait(10) == 0
+        assert control.recv(100) == b""
+        control.close()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_lost_control_socket_alone_ends_everything(tmp_path: Path) -> None:
+    process, control = guardian_of(os.getpid(), tmp_path / "ran")
+    told = json.loads(control.recv(100))
+    wait_for((tmp_path / "ran").exists)
+    control.close()
+    assert process.wait(FIVE_S) == 0
+    assert not alive(told["pid"])
+
+
+def test_a_lost_daemon_ends_everything_although_its_socket_lives_on(tmp_path: Path) -> None:
+    """A process that the daemon forked may hold a copy of the socket."""
+    marker = tmp_path / "ran"
+    program = f"""
+import os, socket, sys
+sys.path.insert(0, {str(Path.cwd())!r})
+from pathlib import Path
+from tests.adapters.process.test_daemon_death import guardian_of
+process, control = guardian_of(os.getpid(), Path({str(marker)!r}))
+print(process.pid, control.recv(100).decode(), flush=True)
+if os.fork() == 0:
+    os.close(1)
+    input()
+    os._exit(0)
+sys.stdin.close()
+os.kill(os.getpid(), 9)
+"""
+    daemon = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert daemon.stdout is not None
+    assert daemon.stdin is not None
+    pid, told = daemon.stdout.readline().decode().split(" ", 1)
+    wait_for(lambda: not alive(int(pid)) and not alive(json.loads(told)["pid"]), FIVE_S)
+    daemon.wait(10)
+    daemon.stdin.close()
+    daemon.stdout.close()
+
+
+# --- what is remembered ---
+
+
+def test_a_reused_pid_is_left_alone(tmp_path: Path) -> None:
+    """A record names pids whose processes have ended; now others have these numbers."""
+    memory = Memory(tmp_path)
+    stranger = subprocess.Popen(["sleep", "1000"])
+    try:
+        now = guardian.read_process(stranger.pid)
+        memory.save([Remembered("b", ((now.pid, now.start - 1),))])
+        assert leftovers.kill_leftovers(memory, memory.instance(), ()) == []
+        assert alive(stranger.pid)
+        assert not guardian.signal_exactly(_older(now), signal.SIGKILL)
+        assert alive(stranger.pid)
+        memory.save([Remembered("b", ((now.pid, now.start),))])
+        assert leftovers.kill_leftovers(memory, memory.instance(), (stranger.pid,)) == []  # a guardian of this life
+        (told,) = leftovers.kill_leftovers(memory, memory.instance(), ())
+        assert told == f"killed pid {stranger.pid} (sleep) left by an earlier life as backend b"
+    finally:
+        stranger.kill()
+        stranger.wait()
+    assert not guardian.signal_exactly(now, signal.SIGKILL)
+
+
+def _older(now: guardian.Process) -> guardian.Process:
+    other = guardian.read_process(now.pid)
+    other.start -= 1
+    return other
+
+
+def test_another_boot_and_another_installation_are_left_alone(tmp_path: Path) -> None:
+    memory = Memory(tmp_path)
+    instance = memory.instance()
+    assert Memory(tmp_path).instance() == instance
+    marked = {launch.INSTANCE: instance + "x", launch.BACKEND: "b"}
+    stranger = subprocess.Popen(["sleep", "1000"], env={**os.environ, **marked})
+    try:
+        now = guardian.read_process(stranger.pid)
+        memory.save([Remembered("b", ((now.pid, now.start),))])
+        file = tmp_path / "run" / "children.json"
+        content = json.loads(file.read_text())
+        file.write_text(json.dumps({**content, "boot": "another"}))
+        assert memory.load() == []
+        assert leftovers.kill_leftovers(memory, instance, ()) == []
+        assert alive(stranger.pid)
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"boot": 1}', "null"])
+def test_a_damaged_record_is_said_and_marks_still_find(tmp_path: Path, damage: str) -> None:
+    memory = Memory(tmp_path)
+    instance = memory.instance()
+    if damage == '{"boot": 1}':
+        damage = json.dumps({"boot": memory._boot, "backends": [{"name": 1}]})
+    (tmp_path / "run" / "children.json").write_text(damage)
+    marked = {launch.INSTANCE: instance, launch.BACKEND: "found"}
+    leftover = subprocess.Popen(["sleep", "1000"], env={**os.environ, **marked})
+    try:
+        unreadable, killed = leftovers.kill_leftovers(memory, instance, ())
+        assert "the record of running processes is unreadable" in unreadable
+        assert killed == f"killed pid {leftover.pid} (sleep) left by an earlier life as backend found"
+    finally:
+        leftover.kill()
+        leftover.wait()
+
+
+def test_what_marks_the_daemon_itself_does_not_kill_it(tmp_path: Path) -> None:
+    """Somebody starts the daemon from a shell below a backend: it and its parents carry the mark."""
+    memory = Memory(tmp_path)
+    program = f"""
+import sys
+from pathlib import Path
+from supervisord.adapters.process.leftovers import Memory, kill_leftovers
+memory = Memory(Path({str(tmp_path)!r}))
+print(kill_leftovers(memory, memory.instance(), ()))
+"""
+    env = {**os.environ, launch.INSTANCE: memory.instance(), launch.BACKEND: "b", "PYTHONPATH": str(Path.cwd())}
+    nested = ["sh", "-c", '"$@"; exit $?', "-", sys.executable, "-c", program]
+    done = subprocess.run(nested, env=env, capture_output=True, timeout=20, check=True)
+    assert done.stdout == b"[]\n"
+
+
+def test_what_does_not_die_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of another user, or stuck in the kernel: here its signals are lost, and the wait is short."""
+    monkeypatch.setattr(leftovers, "signal_exactly", lambda target, number: False)
+    monkeypatch.setattr(leftovers, "WAIT_S", 0.1)
+    memory = Memory(tmp_path)
+    leftover = subprocess.Popen(["sleep", "1000"])
+    try:
+        now = guardian.read_process(leftover.pid)
+        memory.save([Remembered("b", ((now.pid, now.start),))])
+        (told,) = leftovers.kill_leftovers(memory, memory.instance(), ())
+        assert told.startswith(f"could not kill pid {leftover.pid} (sleep) left by an earlier life as backend b: it")
+    finally:
+        leftover.kill()
+        leftover.wait()

@@ -1,0 +1,281 @@
+"""Answers of a daemon, as its control door documents them."""
+
+from typing import Any
+
+GIB = 2**30
+AT = 1_795_000_000.0  # 2026-11-18 11:06:40 UTC
+
+HOST: dict[str, Any] = {
+    "pressure": "ok",
+    "ram_total_bytes": 64 * GIB,
+    "ram_available_bytes": int(32.8 * GIB),
+    "swap_total_bytes": 16 * GIB,
+    "swap_used_bytes": int(0.4 * GIB),
+    "swap_in_bytes_per_s": 0.0,
+    "swap_out_bytes_per_s": 0.0,
+    "stall_some_percent": 0.0,
+    "stall_full_percent": 0.0,
+    "missing": [],
+    "sample_age_s": 1.2,
+}
+
+GPU: dict[str, Any] = {
+    "index": 0,
+    "uuid": "GPU-11111111-2222-3333-4444-555555555555",
+    "name": "NVIDIA GeForce RTX 4090",
+    "state": "ok",
+    "pressure": "ok",
+    "vram_total_bytes": 24 * GIB,
+    "vram_used_bytes": int(20.9 * GIB),
+    "vram_free_bytes": int(3.1 * GIB),
+    "utilization_ratio": 0.98,
+    "temperature_c": 71.0,
+    "power_w": 310.4,
+    "sample_age_s": 0.4,
+    "holders": [
+        {"name": "Xorg", "pid": 1200, "used_bytes": int(0.5 * GIB), "ours": False},
+        {"name": "llama3-70b", "pid": 41822, "used_bytes": int(20.1 * GIB), "ours": True},
+    ],
+}
+
+
+def backend(name: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "runtime": "llama.cpp",
+        "phase": "ready",
+        "since_s": 7800.0,
+        "pid": 41822,
+        "port": 40001,
+        "generation": 8,
+        "models": [name],
+        "model": "70B",
+        "quantization": "Q4_K_M",
+        "context_tokens": 12288,
+        "context_reduced": False,
+        "slots": 1,
+        "in_flight": 0,
+        "queued": 0,
+        "tokens_per_second": None,
+        "restarts": 0,
+        "last_reason": "",
+        "rung": 0,
+        "rungs": 3,
+        "note": "",
+        "rss_bytes": int(1.2 * GIB),
+        "vram_bytes": int(20.1 * GIB),
+        "next_start_in_s": None,
+        "log": {"lines": 100, "dropped_bytes": 0, "degraded": ""},
+        **changes,
+    }
+
+
+LLAMA = backend(
+    "llama3-70b",
+    context_reduced=True,
+    in_flight=1,
+    tokens_per_second=14.8,
+    restarts=1,
+    rung=1,
+    note="rung 1 after GPU OOM (supctl events --backend llama3-70b)",
+)
+VLLM = backend(
+    "extract-8b",
+    runtime="vllm",
+    phase="stopped",
+    since_s=740.0,
+    pid=None,
+    port=None,
+    model="8B AWQ",
+    quantization="awq",
+    context_tokens=8192,
+    slots=16,
+    queued=37,
+    note="left for llama3-70b; 37 jobs wait, swap in at most 48 s",
+    rss_bytes=None,
+    vram_bytes=None,
+)
+CLOUD = backend(
+    "cloud",
+    runtime="remote",
+    since_s=273_600.0,
+    pid=None,
+    model=None,
+    quantization=None,
+    context_tokens=None,
+    slots=4,
+    note="only when local backends cannot serve",
+    rss_bytes=None,
+    vram_bytes=None,
+)
+
+STATUS: dict[str, Any] = {
+    "version": "0.3.0",
+    "uptime_s": 273_700.0,
+    "listen": "127.0.0.1:8411",
+    "pid": 4711,
+    "state": "running",
+    "degraded": [],
+    "queue": {"depth": 12, "limit": 512, "oldest_s": 41.3, "paused": None, "in_flight": 1},
+    "jobs_today": {"done": 18204, "failed": 3},
+    "host": HOST,
+    "gpu_sensor": {"state": "ok", "problem": ""},
+    "gpus": [GPU],
+    "store": {"path": "/var/lib/llm-supervisord/jobs.sqlite", "size_bytes": 4096, "pending": 0, "problem": ""},
+    "backends": [LLAMA, VLLM, CLOUD],
+    "a_key_of_a_later_version": {"ignored": True},
+}
+
+TROUBLED: dict[str, Any] = {
+    **STATUS,
+    "state": "draining",
+    "degraded": [
+        "cgroup: the memory controller is not delegated; kernel OOM kills are told by the log. Set Delegate=memory pids"
+    ],
+    "queue": {"depth": 512, "limit": 512, "oldest_s": 3700.0, "paused": "host memory is critical", "in_flight": 0},
+    "host": {
+        **HOST,
+        "pressure": "critical",
+        "ram_available_bytes": GIB,
+        "swap_in_bytes_per_s": 12.5 * 2**20,
+        "swap_out_bytes_per_s": 130.0 * 2**20,
+        "stall_some_percent": 43.6,
+        "missing": ["oom counter"],
+        "sample_age_s": 64.0,
+    },
+    "gpu_sensor": {"state": "stale", "problem": "the driver has not answered for 42 s"},
+    "gpus": [
+        {**GPU, "state": "stale", "sample_age_s": 42.0, "pressure": "tight", "utilization_ratio": 0.0},
+        {**GPU, "index": 1, "state": "lost", "problem": "it fell off the bus"},
+        {**GPU, "index": 2, "name": "NVIDIA H200", "state": "failing", "temperature_c": None, "power_w": None,
+         "utilization_ratio": None,
+         "holders": [{"name": "", "pid": 70 + n, "used_bytes": None, "ours": False} for n in range(6)]},
+    ],
+    "store": {"path": "/var/lib/jobs.sqlite", "size_bytes": 4096, "pending": 900, "problem": "the disk is full"},
+    "backends": [
+        backend("parked-one", phase="parked", last_reason="the model file is cut off at byte 1048576", pid=None),
+        backend("backing-off", phase="backoff", last_reason="killed by SIGSEGV", next_start_in_s=12.4, pid=None),
+        backend("log-lost", log={"lines": 1, "dropped_bytes": 9, "degraded": "disk full"}, tokens_per_second=1234.5),
+    ],
+}  # fmt: skip
+
+BARE: dict[str, Any] = {
+    **STATUS,
+    "queue": {"depth": 0, "limit": 512, "oldest_s": None, "paused": None, "in_flight": 0},
+    "jobs_today": {"done": 0, "failed": 0},
+    "host": None,
+    "gpu_sensor": {"state": "absent", "problem": "no NVIDIA driver"},
+    "gpus": [],
+    "backends": [],
+}
+
+VERSION: dict[str, Any] = {
+    "version": "0.3.0",
+    "python": "3.11.7",
+    "pid": 4711,
+    "config": "/etc/llm-supervisord/config.yaml",
+    "listen": "127.0.0.1:8411",
+    "state_dir": "/var/lib/llm-supervisord",
+    "socket": "/run/llm-supervisord/control.sock",
+}
+
+
+def attempt(number: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "number": number,
+        "backend": "llama3-70b",
+        "generation": 7,
+        "runtime": "llama.cpp",
+        "rung": 0,
+        "hardware": "RTX 4090 24 GiB",
+        "model": "Llama-3.3-70B-Instruct",
+        "quantization": "Q4_K_M",
+        "context_tokens": 16384,
+        "template_hash": "0123456789abcdef",
+        "build": "b6800",
+        "started_at": AT + 3,
+        "queue_wait_s": 3.1,
+        "duration_s": 15.2,
+        "ttft_s": 0.82,
+        "tokens_in": 11870,
+        "tokens_cached": 0,
+        "tokens_out": 212,
+        "tokens_per_second": 14.8,
+        "http_status": 200,
+        "status": "done",
+        "reason": None,
+        "detail": "",
+        **changes,
+    }
+
+
+DIED = attempt(
+    1,
+    status="failed",
+    reason="backend_out_of_memory",
+    detail='"CUDA error: out of memory" on stderr; ended by SIGABRT',
+    http_status=None,
+    ttft_s=None,
+    tokens_out=None,
+    tokens_per_second=None,
+)
+
+JOB: dict[str, Any] = {
+    "id": "7f3a0c11",
+    "endpoint": "/v1/chat/completions",
+    "model": "llama3",
+    "priority": "normal",
+    "stream": True,
+    "client": "batch-cli",
+    "status": "done",
+    "reason": None,
+    "detail": "",
+    "submitted_at": AT,
+    "finished_at": AT + 92.0,
+    "queue_wait_s": 3.1,
+    "max_tokens": 512,
+    "temperature": 0.2,
+    "backend": "llama3-70b",
+    "attempts_count": 2,
+    "attempts": [DIED, attempt(2, generation=8, rung=1, context_tokens=12288)],
+}
+
+WAITING: dict[str, Any] = {
+    **JOB,
+    "id": "80000001",
+    "status": "queued",
+    "finished_at": None,
+    "queue_wait_s": None,
+    "backend": None,
+    "attempts_count": 0,
+    "attempts": [],
+    "max_tokens": None,
+    "temperature": None,
+    "priority": 2,
+}
+
+FAILED: dict[str, Any] = {
+    **JOB,
+    "id": "6c000001",
+    "status": "failed",
+    "reason": "backend_hung",
+    "detail": "no token for 120 s; the backend was killed and started again",
+    "finished_at": AT + 130.5,
+    "attempts_count": 1,
+    "attempts": [],
+}
+
+EVENTS: list[dict[str, Any]] = [
+    {"id": 1, "at": AT, "kind": "daemon.started", "message": "llm-supervisord 0.3.0 started", "backend": None,
+     "generation": None, "job_id": None, "data": {}},
+    {"id": 2, "at": AT + 60, "kind": "backend.exit", "message": "GPU out of memory: ended by SIGABRT",
+     "backend": "llama3-70b", "generation": 7, "job_id": None, "data": {"signal": 6}},
+    {"id": 3, "at": AT + 61, "kind": "job.retry", "message": "run again on rung 1", "backend": "llama3-70b",
+     "generation": None, "job_id": "7f3a0c11", "data": {}},
+    {"id": 4, "at": None, "kind": "backend.orphans_killed", "message": "killed 2 workers of job 7f3a0c11",
+     "backend": None, "generation": None, "job_id": "7f3a0c11", "data": {}},
+]  # fmt: skip
+
+
+def error(code: str, message: str) -> dict[str, Any]:
+    return {"error": {"message": message, "type": "supervisor_error", "code": code, "param": None}}

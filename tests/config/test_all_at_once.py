@@ -1,0 +1,87 @@
+"""All problems of a file come at once, in one table, and none because of another."""
+
+import pytest
+from pydantic_core import ErrorDetails
+
+from supervisord.config import explain
+from supervisord.config.parse import parse
+from supervisord.config.problem import InvalidConfigurationError, Problem
+from tests.fakes.config_problems import AROUND, problems
+
+NOT_LOOPBACK = "is not loopback, and there are no passwords; use 127.0.0.1, with an authenticating proxy in front"
+RUNTIME_LATER = 'runtime "vllm" is not supported by this version; use llama.cpp'
+MANY = """\
+listen: 0.0.0.0:8411
+backends:
+  llama3-70b:
+    model: ${env:NOPE}
+    contex: 16k
+    port: 9000
+  Other: {model: x, port: 9000, ladder: [{context: 1.0}]}
+  extract-8b:
+    runtime: vllm
+    memory: {vram: 14GB/s}
+  none:
+    port: 9000
+    restart: {backoff: {base: 2h, cap: 1s}}
+memory:
+  vram: {tight: {free: 14GB/s}, critical: {free: 64GiB}}
+"""
+
+
+def test_all_problems_come_at_once_and_none_because_of_another() -> None:
+    taken = "port 9000 is already that of backends.llama3-70b; choose another, or 0 for a free one"
+    assert problems(MANY) == [
+        ("listen", f'"0.0.0.0" {NOT_LOOPBACK}', 1),
+        (
+            "backends.llama3-70b.model",
+            "environment variable NOPE is not set; set it, or write ${env:NOPE:-default}",
+            4,
+        ),
+        ("backends.llama3-70b.contex", 'unknown setting; did you mean "context"?', 5),
+        (
+            "backends.Other",
+            '"Other" cannot name a backend; use at most 63 of a-z 0-9 . _ - and begin with a-z or 0-9',
+            7,
+        ),
+        ("backends.Other.ladder[0]", "context 100% takes no less than the 100% before it", 7),
+        ("backends.Other.port", taken, 7),
+        ("backends.extract-8b.runtime", RUNTIME_LATER, 9),
+        ("backends.none.model", "missing; give the path of a model file, or embedded for the small bundled one", 11),
+        ("backends.none.port", taken, 12),
+        ("backends.none.restart.backoff.base", '"2h" is out of range; write 10ms to 1h', 13),
+        # Not that critical is above tight: what tight was meant to be is not known.
+        ("memory.vram.tight.free", '"14GB/s" is not a size; write 14GB or 14GiB', 15),
+    ]
+
+
+def test_the_table_people_read() -> None:
+    text = "backends:\n  llama3-70b:\n    model: m.gguf\n    contex: 16k\nmemory:\n  vram: {reserve: 14GB/s}\n"
+    with pytest.raises(InvalidConfigurationError) as caught:
+        parse(text.encode(), file="config.yaml", around=AROUND)
+    assert caught.value.message == (
+        "2 problems in config.yaml, nothing was changed\n"
+        '  backends.llama3-70b.contex   unknown setting; did you mean "context"?      line 4\n'
+        '  memory.vram.reserve          "14GB/s" is not a size; write 14GB or 14GiB   line 6'
+    )
+    assert caught.value.code == "bad_configuration"
+
+
+def test_a_long_message_does_not_push_the_others_away() -> None:
+    error = InvalidConfigurationError("f", [Problem(("a",), "x" * 200, 1), Problem(("b",), "short", 2)])
+    assert error.message.splitlines()[2] == "  b   short   line 2"
+
+
+def test_a_file_in_another_format_does_not_flood_the_journal() -> None:
+    text = "".join(f"zz{index}: 1\n" for index in range(200))
+    with pytest.raises(InvalidConfigurationError) as caught:
+        parse(text.encode(), file="f", around=AROUND)
+    lines = caught.value.message.splitlines()
+    assert len(caught.value.problems) == 200
+    assert lines[0] == "200 problems in f, nothing was changed"
+    assert lines[51:] == ["  and 150 more"]
+
+
+def test_a_mistake_without_words_of_ours_is_told_in_the_validator_s() -> None:
+    error = ErrorDetails(type="finite_number", loc=("a",), msg="Input should be a finite number", input=1)
+    assert explain.message(error) == "Input should be a finite number"

@@ -1,0 +1,307 @@
+"""What a backend's answer is worth."""
+
+import itertools
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supervisord.core.answer import (
+    TAIL_BYTES,
+    Refusal,
+    StreamWatch,
+    error_event,
+    error_message,
+    has_error_event,
+    refusal,
+    usage,
+)
+from supervisord.core.job import FailureReason
+from supervisord.core.record import Usage
+
+TOO_LONG = (
+    b'{"error":{"code":400,"message":"the request exceeds the available context size, try increasing it",'
+    b'"type":"exceed_context_size_error","n_prompt_tokens":9000,"n_ctx":4096}}'
+)
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [200, 201, 204, 302])
+def test_success_is_no_refusal(status: int) -> None:
+    assert refusal(status, TOO_LONG) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "reason", "retriable"),
+    [
+        (400, b'{"error":{"message":"invalid grammar"}}', FailureReason.REQUEST_REJECTED, False),
+        (400, TOO_LONG, FailureReason.CONTEXT_LENGTH_EXCEEDED, False),
+        (404, b"", FailureReason.REQUEST_REJECTED, False),
+        (429, b"", FailureReason.BACKEND_BUSY, True),
+        (500, b'{"error":{"message":"Compute error."}}', FailureReason.BACKEND_ERROR, True),
+        (500, TOO_LONG, FailureReason.BACKEND_ERROR, True),
+        (501, b"", FailureReason.REQUEST_REJECTED, False),
+        (502, b"", FailureReason.BACKEND_ERROR, True),
+        (503, b'{"error":{"message":"Loading model"}}', FailureReason.BACKEND_BUSY, True),
+        (504, b"", FailureReason.BACKEND_ERROR, True),
+    ],
+)
+def test_refusals(status: int, body: bytes, reason: FailureReason, retriable: bool) -> None:
+    assert refusal(status, body) == Refusal(reason, retriable)
+
+
+# --- usage -----------------------------------------------------------------------------------------------------------
+
+ANSWER = json.dumps(
+    {
+        "choices": [{"text": ",\n\nI have", "index": 0, "finish_reason": "length"}],
+        "usage": {
+            "completion_tokens": 8,
+            "prompt_tokens": 12,
+            "total_tokens": 20,
+            "prompt_tokens_details": {"cached_tokens": 10},
+        },
+        "timings": {"cache_n": 10, "prompt_n": 2, "prompt_ms": 14.2, "predicted_n": 8, "predicted_per_second": 79.45},
+    },
+    separators=(",", ":"),
+).encode()
+CHUNK = b'data: {"choices":[{"delta":{"content":"x"}}],"usage":null}\n\n'
+LAST = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}\n\n'
+
+
+def test_usage_of_a_whole_answer() -> None:
+    assert usage(ANSWER) == Usage(tokens_in=12, tokens_cached=10, tokens_out=8, tokens_per_second=79.45)
+
+
+def test_usage_of_a_stream_stands_in_its_last_chunk_but_one() -> None:
+    assert usage(CHUNK * 3 + LAST + b"data: [DONE]\n\n") == Usage(tokens_in=3, tokens_out=4)
+    assert usage(LAST + CHUNK) == Usage(tokens_in=3, tokens_out=4)
+
+
+def test_without_usage_the_timings_tell() -> None:
+    body = b'data: {"timings":{"cache_n":5,"prompt_n":2,"predicted_n":4,"predicted_per_second":50}}\n\n'
+
+    assert usage(body) == Usage(tokens_in=7, tokens_cached=5, tokens_out=4, tokens_per_second=50.0)
+    assert usage(b'{"timings":{"prompt_n":2}}') == Usage(tokens_in=2)
+
+
+def test_a_model_that_writes_about_usage_fools_nobody() -> None:
+    written = json.dumps({"choices": [{"text": '"usage":{"prompt_tokens":999}'}]}, separators=(",", ":")).encode()
+
+    assert usage(written) == Usage()
+    assert usage(ANSWER + written) == usage(ANSWER)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b'"usage":',
+        b'"usage":[1]',
+        b'"usage":{"prompt_tokens":',
+        b'"usage":{"prompt_tokens":-1,"completion_tokens":1.5}',
+        b'"usage":{"prompt_tokens":true,"completion_tokens":"4","prompt_tokens_details":[]}',
+        b'"usage":{"prompt_tokens":' + b"9" * 30 + b"}",
+        b'"usage":{"a":' + b"[" * 4000,
+        b'"usage":{"a":' + b'{"a":' * 800,
+        b'"timings":{"predicted_per_second":0}',
+        b'"timings":{"predicted_per_second":-3}',
+        b'"timings":{"predicted_per_second":Infinity}',
+        b'"timings":{"predicted_per_second":NaN}',
+        b'"timings":{"predicted_per_second":' + b"9" * 400 + b"}",
+        b'"usage":\xff\xfe',
+    ],
+)
+def test_nonsense_is_unknown(body: bytes) -> None:
+    assert usage(body) == Usage()
+
+
+@given(st.binary(max_size=120), st.sampled_from([b'"usage":', b'"timings":{', b'"error":{"message":']))
+def test_no_bytes_break_it(junk: bytes, start: bytes) -> None:
+    usage(start + junk)
+    error_message(start + junk)
+    refusal(500, start + junk)
+
+
+# --- what an error says ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b'{"error":{"message":"Compute\\n error.","code":500}}', "Compute error."),
+        (b'data: {"error":{"message":"EngineCore died"}}\n\n', "EngineCore died"),
+        (b'{"error":"not found"}', '{"error":"not found"}'),
+        (b'{"error":{"message":""}}', '{"error":{"message":""}}'),
+        (b"<html>\n bad  gateway", "<html> bad gateway"),
+        (b"\xff", "\N{REPLACEMENT CHARACTER}"),
+        (b"", ""),
+    ],
+)
+def test_what_an_error_says_in_one_line(body: bytes, told: str) -> None:
+    assert error_message(body) == told
+
+
+def test_an_error_that_says_much_is_cut() -> None:
+    assert len(error_message(json.dumps({"error": {"message": "x" * 1000}}, separators=(",", ":")).encode())) == 300
+    assert len(error_message(b"y" * 1000)) == 300
+
+
+def test_an_error_event_of_ours_is_one_that_we_would_notice() -> None:
+    event = error_event("The answer was cut\n\noff: ü", "backend_error", "backend_died")
+
+    assert has_error_event(event)
+    assert event.count(b"\n\n") == 1
+    assert event.endswith(b"\n\n")
+    assert json.loads(event.removeprefix(b"data: ")) == {
+        "error": {
+            "message": "The answer was cut\n\noff: ü",
+            "type": "backend_error",
+            "param": None,
+            "code": "backend_died",
+        }
+    }
+
+
+# --- streams ---------------------------------------------------------------------------------------------------------
+
+A, B, DONE = b'data: {"a":1}\n\n', b'data: {"b":"\xe2\x82\xac"}\n\n', b"data: [DONE]\n\n"
+PING = b": ping\n"
+
+
+def fed(*parts: bytes) -> tuple[StreamWatch, list[bytes]]:
+    watch = StreamWatch()
+    return watch, [watch.feed(part) for part in parts]
+
+
+def test_whole_events_go_on_as_they_came() -> None:
+    watch, out = fed(A, B + DONE)
+
+    assert out == [A, B + DONE]
+    assert (watch.done, watch.failed, watch.tokens_seen, watch.rest()) == (True, False, True, b"")
+
+
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n"], ids=["LF", "CR LF"])
+def test_half_an_event_waits_for_its_other_half(end: bytes) -> None:
+    one, two = b'data: {"a":1}' + end, b'data: {"b":2}' + end
+    for cut in range(1, len(two)):
+        watch, out = fed(one + two[:cut], two[cut:])
+        assert out == [one, two], cut
+        assert watch.rest() == b""
+
+
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n"], ids=["LF", "CR LF"])
+def test_nothing_of_a_first_event_goes_on_before_it_is_whole(end: bytes) -> None:
+    event = b'data: {"a":1}' + end
+    for cut in range(1, len(event)):
+        watch, out = fed(event[:cut])
+        assert out == [b""]
+        assert not watch.tokens_seen
+        assert watch.rest() == event[:cut]
+
+
+def test_a_carriage_return_within_an_event_ends_nothing() -> None:
+    assert fed(b"data: a\rb", b"c\n\n")[1] == [b"", b"data: a\rbc\n\n"]
+
+
+def test_a_keep_alive_goes_on_at_once_and_is_no_token() -> None:
+    watch, out = fed(PING, A + PING, b": pi", b"ng\n")
+
+    assert out == [PING, A + PING, b"", PING]
+    assert not fed(PING)[0].tokens_seen
+    assert watch.tokens_seen
+
+
+def test_an_event_beyond_the_limit_goes_on_in_parts() -> None:
+    long = b"data: " + b"x" * StreamWatch.HOLD_LIMIT
+    _, out = fed(A + long, b"yz\n\n")
+
+    assert out == [A + long, b"yz\n\n"]
+
+
+def test_the_end_gives_what_was_held_back() -> None:
+    watch, _ = fed(A, DONE[:-1])
+
+    assert not watch.done
+    assert watch.rest() == DONE[:-1]
+    assert watch.done
+    assert watch.rest() == b""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        b'data: {"error":{"message":"x"}}\n\n',
+        b'data:{"error":{"message":"x"}}\n\n',
+        b'data: {"error": {"message": "x", "code": 500}}\n\n',
+        b'error: {"code":500,"message":"x","type":"server_error"}\n\n',
+        b'event: error\ndata: {"type":"error"}\n\n',
+        b'data: {"error":{"message":"x"}}\r\n\r\n',
+    ],
+)
+@pytest.mark.parametrize("before", [b"", A, PING + b"\n"])
+def test_an_error_event_is_noticed_wherever_it_stands(error: bytes, before: bytes) -> None:
+    watch, _ = fed(before + error + DONE)
+
+    assert watch.failed
+    assert not watch.done, "[DONE] after an error proves nothing"
+
+
+def test_an_error_keeps_what_went_before_in_mind() -> None:
+    watch, _ = fed(A, b'data: {"error":{}}\n\n', A)
+
+    assert (watch.failed, watch.tokens_seen) == (True, True)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"error": 1}', "data: [DONE]", 'data: {"error":{}}', "event: error", "error: {", "\n\ndata: [DONE]\n\n"]
+)
+def test_a_model_may_write_any_words(text: str) -> None:
+    chunk = b"data: " + json.dumps({"choices": [{"delta": {"content": text}}]}).encode() + b"\n\n"
+    watch, _ = fed(chunk)
+
+    assert not watch.failed
+    assert not watch.done, "a stream that was cut is shown as complete"
+    watch.feed(DONE)
+    assert watch.done
+
+
+def test_an_event_that_ends_as_done_would_is_not_done() -> None:
+    for length in range(300):
+        watch, _ = fed(b'data: "' + b"x" * length + b'data: [DONE]"\n\n')
+        assert not watch.done
+
+
+def test_a_long_comment_after_done_does_not_matter() -> None:
+    assert fed(A, DONE, PING)[0].done
+
+
+def test_the_tail_is_long_enough_and_bounded() -> None:
+    watch = StreamWatch()
+    for number in range(5000):
+        watch.feed(b"data: %d %s\n\n" % (number, b"x" * 50))
+
+    assert TAIL_BYTES <= len(watch.tail) < TAIL_BYTES + 100
+    assert watch.tail.endswith(b"data: 4999 " + b"x" * 50 + b"\n\n")
+    assert watch.tail.startswith(b"data: ")
+
+
+EVENTS = st.lists(
+    st.sampled_from([A, B, PING, PING + b"\n", DONE, b'data: {"c":3}\r\n\r\n', b"data: a\rb\n\n", b"id: 7\n\n"]),
+    max_size=12,
+)
+
+
+@given(EVENTS, st.lists(st.integers(0, 400), max_size=12), st.integers(0, 30))
+def test_however_it_is_cut_every_byte_arrives_once_in_order(events: list[bytes], cuts: list[int], lost: int) -> None:
+    whole = b"".join(events)
+    whole = whole[: len(whole) - lost] if lost else whole
+    points = sorted({0, len(whole), *(c for c in cuts if c < len(whole))})
+    watch = StreamWatch()
+    out = [watch.feed(whole[a:b]) for a, b in itertools.pairwise(points)]
+    for part in out:
+        assert part == b"" or part.endswith(b"\n"), "part of a line has reached the client"
+    assert b"".join(out) + watch.rest() == whole

@@ -1,0 +1,435 @@
+"""The life of a backend, told in scenarios: times, reasons, the ladder, the budget of failures."""
+
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from supervisord.core import life
+from supervisord.core.backend import step
+from supervisord.core.exits import CauseKind, ExitCause
+from supervisord.core.job import FailureReason
+from supervisord.core.life import After, BackendState, Effect, LifePolicy, Phase, StopStep, Want
+from supervisord.core.restart import RestartPolicy
+
+CRASH = ExitCause(CauseKind.CRASH, "ended by signal 11")
+OOM = ExitCause(CauseKind.GPU_OOM, "GPU out of memory")
+PERMANENT = ExitCause(CauseKind.CONFIGURATION, "no such model", permanent=True)
+ASKED = ExitCause(CauseKind.ASKED, "stopped as asked")
+
+DRAW = 0.5
+
+
+@dataclass
+class Story:
+    """A state that is told one event after another."""
+
+    policy: LifePolicy
+    state: BackendState = field(default_factory=BackendState)
+    now: float = 100.0
+
+    def tell(self, *events: life.Event) -> tuple[Effect, ...]:
+        """The effects of the last of `events`."""
+        effects: tuple[Effect, ...] = ()
+        for event in events:
+            self.state, effects = step(self.state, event, self.policy, self.now)
+        return effects
+
+    @property
+    def generation(self) -> int:
+        return self.state.generation
+
+    def becomes_ready(self) -> None:
+        self.tell(life.Spawned(self.generation), life.Answered(self.generation))
+        assert self.state.phase is Phase.READY
+
+    def dies(self, cause: ExitCause) -> tuple[Effect, ...]:
+        return self.tell(
+            life.Exited(self.generation, cause), life.TreeGone(self.generation), life.Released(self.generation, DRAW)
+        )
+
+    def passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    def deadline_passes(self) -> tuple[Effect, ...]:
+        assert self.state.deadline is not None
+        self.now = self.state.deadline
+        return self.tell(life.DeadlineReached())
+
+
+@pytest.fixture
+def story() -> Story:
+    return Story(LifePolicy(slots=2, rungs=2, restart=RestartPolicy(max_failures=3)))
+
+
+@pytest.fixture
+def ready(story: Story) -> Story:
+    story.tell(life.StartAsked("the configuration says so"))
+    story.becomes_ready()
+    return story
+
+
+# --- starting --------------------------------------------------------------------------------------------------------
+
+
+def test_a_start_spawns_the_next_generation_and_says_why(story: Story) -> None:
+    assert story.tell(life.StartAsked("an operator asked")) == (life.Spawn(1, 0),)
+    assert (story.state.phase, story.state.want, story.state.reason) == (Phase.STARTING, Want.UP, "an operator asked")
+
+
+def test_a_load_may_take_for_ever_as_long_as_it_moves(story: Story) -> None:
+    story.tell(life.WakeAsked("job 1"), life.Spawned(1))
+    for _ in range(100):
+        story.passes(story.policy.load_stall_s - 1)
+        story.tell(life.DeadlineReached(), life.Progressed(1))
+    assert story.state.phase is Phase.LOADING
+
+
+def test_a_load_that_stands_still_is_ended_and_counts_as_a_failure(story: Story) -> None:
+    story.tell(life.WakeAsked("job 1"), life.Spawned(1))
+    story.passes(1)
+    assert story.deadline_passes() == (
+        life.FailLeases(1, FailureReason.BACKEND_HUNG, "no sign of loading for 300 s"),
+        life.Terminate(1),
+    )
+    story.dies(ExitCause(CauseKind.LOAD_STALL, "killed because loading stood still"))
+    assert (story.state.phase, story.state.reason) == (Phase.BACKOFF, "no sign of loading for 300 s")
+
+
+def test_a_spawn_that_fails_is_judged_at_once(story: Story) -> None:
+    story.tell(life.StartAsked("x"), life.SpawnFailed(1, CRASH, DRAW))
+    assert (story.state.phase, story.state.cause, len(story.state.failures)) == (Phase.BACKOFF, CRASH, 1)
+
+
+# --- serving ---------------------------------------------------------------------------------------------------------
+
+
+def test_slots_bound_what_is_in_flight(ready: Story) -> None:
+    assert ready.tell(life.LeaseAsked("a")) == (life.GrantLease("a", 1),)
+    assert ready.tell(life.LeaseAsked("b")) == (life.GrantLease("b", 1),)
+    assert ready.tell(life.LeaseAsked("c")) == (life.RefuseLease("c"),)
+    ready.tell(life.LeaseEnded(1, served=True))
+    assert ready.tell(life.LeaseAsked("c")) == (life.GrantLease("c", 1),)
+
+
+def test_a_second_lease_does_not_lengthen_the_wait_for_the_first(ready: Story) -> None:
+    ready.tell(life.LeaseAsked("a"))
+    due = ready.state.deadline
+    ready.passes(60)
+    ready.tell(life.LeaseAsked("b"))
+    assert ready.state.deadline == due == 100.0 + ready.policy.progress_s
+
+
+def test_work_that_moves_is_never_taken_for_a_hang(ready: Story) -> None:
+    ready.tell(life.LeaseAsked("a"))
+    for _ in range(50):
+        ready.passes(ready.policy.progress_s - 1)
+        ready.tell(life.DeadlineReached(), life.Progressed(1))
+    assert ready.state.phase is Phase.READY
+
+
+def test_work_that_stands_still_is_a_hang_although_probes_are_answered(ready: Story) -> None:
+    ready.tell(life.LeaseAsked("a"))
+    ready.passes(60)
+    ready.tell(life.Answered(1))
+    assert ready.deadline_passes() == (
+        life.FailLeases(1, FailureReason.BACKEND_HUNG, "work in flight, and nothing moved for 120 s"),
+        life.Terminate(1),
+    )
+    assert (ready.now, ready.state.cause and ready.state.cause.kind) == (220.0, CauseKind.HANG)
+
+
+def test_an_idle_backend_is_not_hung(ready: Story) -> None:
+    ready.tell(life.LeaseAsked("a"), life.LeaseEnded(1, served=True), life.Progressed(1))
+    assert ready.state.deadline is None
+
+
+def test_a_missed_probe_stops_new_work_and_an_answer_brings_it_back(ready: Story) -> None:
+    ready.tell(life.LeaseAsked("a"), life.ProbeMissed(1, "no answer in 2 s"))
+    assert (ready.state.phase, ready.state.reason) == (Phase.SUSPECT, "no answer in 2 s")
+    assert ready.tell(life.LeaseAsked("b")) == (life.RefuseLease("b"),)
+    ready.tell(life.Answered(1))
+    assert (ready.state.phase, ready.state.in_flight) == (Phase.READY, 1)
+    assert ready.state.ready_since == 100.0
+
+
+def test_a_suspect_whose_tokens_flow_is_slow_and_not_hung(ready: Story) -> None:
+    ready.tell(life.LeaseAsked("a"), life.ProbeMissed(1, "no answer in 2 s"))
+    for _ in range(20):
+        ready.passes(ready.policy.probe_hang_s - 1)
+        ready.tell(life.DeadlineReached(), life.Progressed(1))
+    assert ready.state.phase is Phase.SUSPECT
+
+
+def test_a_suspect_that_stays_silent_is_ended(ready: Story) -> None:
+    ready.tell(life.ProbeMissed(1, "no answer in 2 s"))
+    lost, end = ready.deadline_passes()
+    assert lost == life.FailLeases(1, FailureReason.BACKEND_HUNG, "no answer for 30 s: no answer in 2 s")
+    assert end == life.Terminate(1)
+
+
+def test_the_leader_dies_and_the_rest_of_its_tree_is_killed(ready: Story) -> None:
+    assert ready.tell(life.Exited(1, CRASH)) == (life.Kill(1),)
+    assert ready.state.stop is StopStep.KILL
+
+
+# --- stopping --------------------------------------------------------------------------------------------------------
+
+
+def test_term_then_kill_then_the_truth(ready: Story) -> None:
+    assert ready.tell(life.StopAsked("an operator asked", Want.DOWN)) == (life.Terminate(1),)
+    assert ready.state.deadline == ready.now + ready.policy.term_s
+    assert ready.deadline_passes() == (life.Kill(1),)
+    assert ready.state.deadline == ready.now + ready.policy.kill_s
+    assert ready.deadline_passes() == ()
+    assert (ready.state.phase, ready.state.reason) == (Phase.UNKILLABLE, "a process of it survives SIGKILL")
+
+
+def test_a_drain_waits_for_the_last_lease_only(ready: Story) -> None:
+    ready.tell(life.LeaseAsked("a"), life.LeaseAsked("b"))
+    assert ready.tell(life.StopAsked("for good", Want.DOWN)) == ()
+    assert ready.tell(life.LeaseAsked("c")) == (life.RefuseLease("c"),)
+    assert ready.tell(life.LeaseEnded(1, served=True)) == ()
+    assert ready.tell(life.LeaseEnded(1, served=True)) == (life.Terminate(1),)
+    assert ready.state.reason == "for good"
+
+
+def test_a_drain_is_bounded_and_says_what_it_cost(ready: Story) -> None:
+    ready.tell(life.LeaseAsked("a"), life.StopAsked("for good", Want.DOWN))
+    assert ready.state.deadline == ready.now + ready.policy.drain_s
+    assert ready.deadline_passes() == (life.FailLeases(1, FailureReason.DRAINING, "for good"), life.Terminate(1))
+
+
+def test_nothing_starts_before_the_memory_is_measured_free(ready: Story) -> None:
+    ready.tell(life.RestartAsked("again"), life.Exited(1, ASKED))
+    assert ready.tell(life.Released(1, DRAW)) == (), "part of the tree is still there"
+    assert ready.tell(life.TreeGone(1)) == ()
+    assert (ready.state.phase, ready.state.deadline) == (Phase.STOPPING, None)
+    assert ready.tell(life.Released(1, DRAW)) == (life.Spawn(2, 0),)
+
+
+def test_a_stop_while_it_is_being_spawned_reaches_the_process(story: Story) -> None:
+    story.tell(life.StartAsked("x"), life.StopAsked("no", Want.DOWN))
+    assert story.tell(life.Spawned(1)) == (life.Terminate(1),)
+
+
+def test_a_spawn_that_outlives_the_patience_of_a_stop_is_killed_when_it_appears(story: Story) -> None:
+    story.tell(life.StartAsked("x"), life.StopAsked("no", Want.DOWN))
+    story.deadline_passes()
+    assert story.state.stop is StopStep.KILL
+    assert story.tell(life.Spawned(1)) == (life.Kill(1),)
+    story.deadline_passes()
+    assert story.state.phase is Phase.UNKILLABLE
+    assert story.tell(life.Spawned(1)) == (life.Kill(1),)
+    story.tell(life.TreeGone(1), life.Released(1, DRAW))
+    assert story.state.phase is Phase.STOPPED
+
+
+@pytest.mark.parametrize("deadlines", [0, 1, 2])
+def test_a_spawn_that_fails_after_the_stop_leaves_nothing_to_wait_for(story: Story, deadlines: int) -> None:
+    story.tell(life.StartAsked("x"), life.StopAsked("no", Want.DOWN))
+    for _ in range(deadlines):
+        story.deadline_passes()
+    story.tell(life.SpawnFailed(1, CRASH, DRAW))
+    assert (story.state.phase, story.state.failures) == (Phase.STOPPED, ())
+
+
+def test_the_unkillable_one_may_still_go(ready: Story) -> None:
+    ready.tell(life.LeaseAsked("a"), life.Exited(1, CRASH))
+    ready.deadline_passes()
+    assert ready.state.phase is Phase.UNKILLABLE
+    assert ready.tell(life.ResetAsked("once more")) == (life.Kill(1),)
+    ready.tell(life.TreeGone(1))
+    assert (ready.state.phase, ready.state.stop) == (Phase.STOPPING, StopStep.RELEASE)
+    ready.tell(life.Released(1, DRAW))
+    assert (ready.state.phase, ready.state.in_flight) == (Phase.BACKOFF, 0)
+
+
+def test_the_verdict_that_was_waited_for_stands_unless_the_exit_says_more(ready: Story) -> None:
+    ready.tell(life.LeaseAsked("a"))
+    ready.deadline_passes()
+    ready.tell(life.Exited(1, ExitCause(CauseKind.HANG, "killed because it no longer answered")))
+    assert ready.state.cause
+    assert ready.state.cause.summary == "work in flight, and nothing moved for 120 s"
+    ready.tell(life.Exited(1, OOM))
+    assert ready.state.cause is OOM
+
+
+def test_what_was_asked_to_go_is_not_blamed_for_what_came_before(ready: Story) -> None:
+    ready.dies(CRASH)
+    ready.deadline_passes()
+    ready.becomes_ready()
+    ready.tell(life.StopAsked("enough", Want.DOWN))
+    assert ready.state.cause is None
+
+
+# --- who may start it, and when --------------------------------------------------------------------------------------
+
+
+def test_a_stop_by_an_operator_outlasts_every_request(ready: Story) -> None:
+    ready.tell(life.StopAsked("maintenance", Want.DOWN))
+    ready.tell(life.WakeAsked("job 1"), life.StopAsked("memory is tight", Want.ON_DEMAND), life.WakeAsked("job 2"))
+    ready.dies(ASKED)
+    assert ready.tell(life.WakeAsked("job 3")) == ()
+    assert (ready.state.phase, ready.state.want) == (Phase.STOPPED, Want.DOWN)
+    assert ready.tell(life.StartAsked("done")) == (life.Spawn(2, 0),)
+
+
+def test_leaving_for_memory_ends_at_the_next_request(ready: Story) -> None:
+    ready.tell(life.StopAsked("memory is tight", Want.ON_DEMAND))
+    ready.dies(ASKED)
+    assert (ready.state.phase, ready.state.want) == (Phase.STOPPED, Want.ON_DEMAND)
+    assert ready.tell(life.WakeAsked("job 1")) == (life.Spawn(2, 0),)
+
+
+@pytest.mark.parametrize("event", [life.WakeAsked("job 1"), life.StartAsked("an operator asked")])
+def test_a_wish_that_comes_while_it_stops_is_kept(ready: Story, event: life.Event) -> None:
+    ready.tell(life.LeaseAsked("a"), life.StopAsked("memory is tight", Want.ON_DEMAND), event)
+    assert ready.state.after is After.AGAIN
+    ready.tell(life.LeaseEnded(1, served=True))
+    assert ready.dies(ASKED) == (life.Spawn(2, 0),)
+
+
+def test_a_wish_does_not_turn_a_crash_into_a_restart_without_a_pause(ready: Story) -> None:
+    ready.tell(life.Exited(1, CRASH), life.WakeAsked("job 1"), life.StartAsked("an operator asked"))
+    assert ready.state.after is After.JUDGE
+
+
+def test_a_parked_backend_keeps_its_reason_when_it_only_has_to_make_room(story: Story) -> None:
+    story.tell(life.StartAsked("x"), life.SpawnFailed(1, PERMANENT, DRAW))
+    parked = story.state
+    story.tell(life.StopAsked("memory is tight", Want.ON_DEMAND))
+    assert story.state == parked
+    story.tell(life.StopAsked("an operator asked", Want.DOWN))
+    assert story.state.phase is Phase.STOPPED
+
+
+def test_a_restart_forgives_and_starts_what_was_stopped(story: Story) -> None:
+    story.state = replace(story.state, want=Want.DOWN, failures=(90.0,), streak=1)
+    assert story.tell(life.RestartAsked("again")) == (life.Spawn(1, 0),)
+    assert (story.state.want, story.state.failures, story.state.streak) == (Want.UP, (), 0)
+
+
+def test_a_crash_during_a_drain_does_what_the_drain_was_for(ready: Story) -> None:
+    ready.tell(life.LeaseAsked("a"), life.RestartAsked("again"))
+    assert ready.dies(CRASH) == (life.Spawn(2, 0),)
+    assert ready.state.failures == ()
+
+
+# --- failures --------------------------------------------------------------------------------------------------------
+
+
+def test_pauses_grow_and_the_budget_parks(ready: Story) -> None:
+    for failures in (1, 2):
+        ready.dies(CRASH)
+        assert ready.state.phase is Phase.BACKOFF
+        assert ready.state.deadline == ready.now + 2 ** (failures - 1) * DRAW
+        assert ready.deadline_passes() == (life.Spawn(failures + 1, 0),)
+        ready.becomes_ready()
+    ready.dies(CRASH)
+    assert ready.state.phase is Phase.PARKED
+    assert ready.state.reason == "3 failures within 600 s; the last: ended by signal 11"
+    assert ready.state.deadline == ready.now + ready.policy.restart.rearm_after_s
+
+
+def test_exits_one_second_after_ready_are_parked_although_each_served(ready: Story) -> None:
+    for _ in range(3):
+        ready.tell(life.LeaseAsked("a"), life.LeaseEnded(ready.generation, served=True))
+        ready.passes(1)
+        ready.dies(CRASH)
+        if ready.state.phase is Phase.BACKOFF:
+            ready.deadline_passes()
+            ready.becomes_ready()
+    assert ready.state.phase is Phase.PARKED
+
+
+def test_a_re_armed_backend_has_one_try(ready: Story) -> None:
+    test_pauses_grow_and_the_budget_parks(ready)
+    assert len(ready.deadline_passes()) == 1
+    ready.becomes_ready()
+    ready.dies(CRASH)
+    assert ready.state.phase is Phase.PARKED
+
+
+def test_minutes_of_service_forgive_what_was_before(ready: Story) -> None:
+    ready.dies(CRASH)
+    ready.deadline_passes()
+    ready.becomes_ready()
+    ready.tell(life.LeaseAsked("a"), life.LeaseEnded(2, served=True))
+    ready.passes(ready.policy.restart.stable_after_s)
+    ready.dies(CRASH)
+    assert (len(ready.state.failures), ready.state.streak) == (1, 1)
+
+
+@pytest.mark.parametrize(("served", "seconds"), [(False, 120.0), (True, 119.9)])
+def test_minutes_without_service_and_service_without_minutes_do_not(
+    ready: Story, *, served: bool, seconds: float
+) -> None:
+    ready.dies(CRASH)
+    ready.deadline_passes()
+    ready.becomes_ready()
+    ready.tell(life.LeaseAsked("a"), life.LeaseEnded(2, served=served))
+    ready.passes(seconds)
+    ready.dies(CRASH)
+    assert (len(ready.state.failures), ready.state.streak) == (2, 2)
+
+
+def test_failures_outside_the_window_do_not_count(ready: Story) -> None:
+    for _ in range(6):
+        ready.dies(CRASH)
+        ready.deadline_passes()
+        ready.becomes_ready()
+        ready.passes(ready.policy.restart.window_s)
+    assert len(ready.state.failures) == 1
+
+
+def test_what_cannot_heal_parks_at_once_and_for_good(ready: Story) -> None:
+    ready.dies(PERMANENT)
+    assert (ready.state.phase, ready.state.reason) == (Phase.PARKED, "no such model")
+    assert ready.state.deadline is None
+    assert ready.tell(life.DeadlineReached()) == ()
+    assert ready.tell(life.ResetAsked("corrected")) == (life.Spawn(2, 0),)
+
+
+# --- the ladder ------------------------------------------------------------------------------------------------------
+
+
+def test_out_of_memory_goes_down_a_rung_at_once_and_parks_below_the_last(ready: Story) -> None:
+    assert ready.dies(OOM) == (life.Spawn(2, 1),)
+    ready.becomes_ready()
+    assert ready.dies(OOM) == (life.Spawn(3, 2),)
+    ready.becomes_ready()
+    ready.dies(OOM)
+    assert ready.state.phase is Phase.PARKED
+    assert ready.state.reason == "GPU out of memory; no smaller footprint is left"
+    assert ready.deadline_passes() == (life.Spawn(4, 2),)
+
+
+def test_other_failures_stay_on_their_rung(ready: Story) -> None:
+    ready.dies(OOM)
+    ready.becomes_ready()
+    ready.dies(CRASH)
+    assert ready.deadline_passes() == (life.Spawn(3, 1),)
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_a_reset_tries_the_full_footprint_now(ready: Story, *, busy: bool) -> None:
+    ready.dies(OOM)
+    ready.becomes_ready()
+    if busy:
+        ready.tell(life.LeaseAsked("a"))
+    ready.tell(life.ResetAsked("memory was freed"))
+    assert ready.state.phase is (Phase.DRAINING if busy else Phase.STOPPING)
+    assert ready.dies(ASKED) == (life.Spawn(3, 0),)
+
+
+def test_a_reset_while_a_smaller_footprint_is_being_spawned_does_not_mislabel_it(ready: Story) -> None:
+    ready.dies(OOM)
+    assert ready.state.phase is Phase.STARTING
+    assert ready.tell(life.ResetAsked("memory was freed")) == (life.Terminate(2),)
+    ready.tell(life.Spawned(2))
+    assert ready.dies(ASKED) == (life.Spawn(3, 0),)
+
+
+def test_a_reset_at_the_full_footprint_disturbs_nobody(ready: Story) -> None:
+    assert ready.tell(life.ResetAsked("x")) == ()
+    assert ready.state.phase is Phase.READY

@@ -1,0 +1,507 @@
+"""step(), the queue and the choice of a backend together, against a small model of the world, in any order of events.
+
+The world knows what is true: which processes exist, which jobs are where. It performs the effects as they come and
+objects when one of them must not be. At the end of each story the world becomes kind, and every job has to end.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from supervisord.core import life
+from supervisord.core.backend import step
+from supervisord.core.dispatch import BackendView, Reject, Serve, Wait, Wake, choose
+from supervisord.core.errors import QueueFullError
+from supervisord.core.exits import CauseKind, ExitCause
+from supervisord.core.job import TERMINAL, Job, JobEvent, JobStatus, Priority, Submission, advance
+from supervisord.core.life import BackendState, LifePolicy, Phase, Want
+from supervisord.core.queue import JobQueue, Key, QueuePolicy
+from supervisord.core.restart import RestartPolicy
+
+CAUSES = [
+    ExitCause(CauseKind.CRASH, "crash"),
+    ExitCause(CauseKind.GPU_OOM, "out of memory"),
+    ExitCause(CauseKind.CONFIGURATION, "cannot heal", permanent=True),
+    ExitCause(CauseKind.ASKED, "stopped as asked"),
+]
+BACKENDS = {"left": frozenset({"a", "b"}), "right": frozenset({"b"})}
+POLICIES = {
+    "left": LifePolicy(slots=1, rungs=1, restart=RestartPolicy(max_failures=2)),
+    "right": LifePolicy(slots=2, rungs=0, restart=RestartPolicy(max_failures=3)),
+}
+QUEUE_LIMIT = 4
+
+causes = st.sampled_from(CAUSES)
+names = st.sampled_from(sorted(BACKENDS))
+draws = st.floats(0.0, 0.999)
+
+
+@dataclass
+class Process:
+    """What is really there of one generation."""
+
+    generation: int
+    spawning: bool = True
+    leader: bool = False
+    tree: bool = False
+    ends: bool = False  # it was told to, politely or not
+
+
+def spawning(process: Process) -> bool:
+    return process.spawning
+
+
+def leading(process: Process) -> bool:
+    return process.leader
+
+
+def orphaned(process: Process) -> bool:
+    return process.tree and not process.leader
+
+
+def gone(process: Process) -> bool:
+    return not process.spawning and not process.tree
+
+
+@dataclass
+class Side:
+    """One backend and the truth about it."""
+
+    name: str
+    state: BackendState = field(default_factory=BackendState)
+    process: Process | None = None
+    paused: bool = False
+    stopped_by_operator: bool = False
+
+    def told_to_end(self, generation: int) -> None:
+        if self.process is not None and self.process.generation == generation and self.process.tree:
+            self.process.ends = True
+
+
+@dataclass(frozen=True)
+class Running:
+    job: Job
+    key: Key
+    backend: str
+    generation: int
+
+
+class World(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 1000.0
+        self.sides = {name: Side(name) for name in BACKENDS}
+        self.queue = JobQueue(QueuePolicy(limit=QUEUE_LIMIT, timeout_s=900.0))
+        self.status: dict[str, JobStatus] = {}  # of every job that was accepted
+        self.running: dict[str, Running] = {}
+        self.arrivals = 0
+        self.inbox: deque[tuple[str, life.Event]] = deque()
+        self.seen: set[Phase] = set()
+
+    # --- the engine, in small ----------------------------------------------------------------------------------------
+
+    def post(self, name: str, event: life.Event) -> None:
+        """One event is handled to its end before the next, also when an effect posts it."""
+        self.inbox.append((name, event))
+        if len(self.inbox) > 1:
+            return
+        while self.inbox:
+            self.handle(*self.inbox[0])
+            self.inbox.popleft()
+
+    def handle(self, name: str, event: life.Event) -> None:
+        side = self.sides[name]
+        before = side.state
+        side.state, effects = step(before, event, POLICIES[name], self.now)
+        after = side.state
+        self.seen.add(after.phase)
+        if after.deadline != before.deadline and after.deadline is not None:
+            assert after.deadline >= self.now, "a deadline in the past"
+        assert after.generation - before.generation == sum(isinstance(e, life.Spawn) for e in effects)
+        for effect in effects:
+            self.perform(side, effect)
+
+    def perform(self, side: Side, effect: life.Effect) -> None:
+        match effect:
+            case life.Spawn(generation=number):
+                assert side.process is None, "a generation starts while there is a process of an earlier one"
+                assert not side.stopped_by_operator, "started although an operator stopped it"
+                side.process = Process(number)
+            case life.Terminate() | life.Kill():
+                side.told_to_end(effect.generation)
+            case life.GrantLease(job_id=job_id, generation=number):
+                self.granted(side, job_id, number)
+            case life.RefuseLease():
+                pass
+            case life.FailLeases(generation=number):
+                self.fail_leases(side, number)
+
+    def fail_leases(self, side: Side, number: int) -> None:
+        for lease in [r for r in self.running.values() if (r.backend, r.generation) == (side.name, number)]:
+            self.end_lease(lease, served=False, again=True)
+
+    def granted(self, side: Side, job_id: str, number: int) -> None:
+        assert side.process is not None
+        assert side.process.leader, "a job is sent to a process that is not there"
+        assert side.process.generation == number
+        job, key = self.queue.take(job_id)
+        self.move(job_id, JobEvent.STARTED)
+        self.running[job_id] = Running(job, key, side.name, number)
+
+    def end_lease(self, lease: Running, *, served: bool, again: bool = False) -> None:
+        del self.running[lease.job.id]
+        if served:
+            self.move(lease.job.id, JobEvent.SUCCEEDED)
+        elif again and lease.job.attempts < 2:
+            self.move(lease.job.id, JobEvent.REQUEUED)
+            tried = lease.job.avoid | {lease.backend}
+            self.queue.put_back(replace(lease.job, attempts=lease.job.attempts + 1, avoid=tried), lease.key)
+        else:
+            self.move(lease.job.id, JobEvent.FAILED)
+        self.post(lease.backend, life.LeaseEnded(lease.generation, served=served))
+
+    def move(self, job_id: str, event: JobEvent) -> None:
+        self.status[job_id] = advance(self.status[job_id], event)
+
+    def pump(self) -> None:
+        again = True
+        while again:
+            again = False
+            for job in self.queue.first_of_each_model():
+                again = self.place(job) or again
+
+    def place(self, job: Job) -> bool:
+        """Whether the queue moved."""
+        match choose(job, [self.view(side, order) for order, side in enumerate(self.sides.values())]):
+            case Serve(backend=name):
+                self.post(name, life.LeaseAsked(job.id))
+                assert job.id in self.running, "a backend with room refuses"
+                return True
+            case Wake(backend=name):
+                self.post(name, life.WakeAsked(job.id))
+                assert self.sides[name].state.phase is Phase.STARTING, (
+                    "a wake that does nothing would be asked for ever"
+                )
+                return False
+            case Wait():
+                return False
+            case Reject():
+                self.queue.take(job.id)
+                self.move(job.id, JobEvent.FAILED)
+                return True
+
+    def view(self, side: Side, order: int) -> BackendView:
+        state = side.state
+        return BackendView(
+            name=side.name,
+            models=BACKENDS[side.name],
+            phase=state.phase,
+            want=state.want,
+            reason=state.reason,
+            slots=POLICIES[side.name].slots,
+            in_flight=state.in_flight,
+            order=order,
+            paused=side.paused,
+        )
+
+    # --- clients -----------------------------------------------------------------------------------------------------
+
+    @rule(model=st.sampled_from(["a", "b"]), priority=st.sampled_from(Priority), patience=st.sampled_from([5.0, 900.0]))
+    def submit(self, model: str, priority: Priority, patience: float) -> None:
+        self.arrivals += 1
+        job = Job(
+            id=f"job-{self.arrivals}",
+            submission=Submission("/v1/completions", model, b"{}", priority=priority),
+            arrived=self.now,
+            submitted_at=0.0,
+            expires=self.now + patience,
+        )
+        if len(self.queue) >= QUEUE_LIMIT:  # what is put back counts too, and is never turned away
+            with pytest.raises(QueueFullError):
+                self.queue.admit(job, seconds_per_job=1.0)
+            return
+        self.queue.admit(job, seconds_per_job=1.0)
+        self.status[job.id] = JobStatus.QUEUED
+        self.pump()
+
+    @precondition(lambda self: len(self.queue))
+    @rule(data=st.data())
+    def a_waiting_client_leaves(self, data: st.DataObject) -> None:
+        job = data.draw(st.sampled_from(list(self.queue)))
+        self.queue.take(job.id)
+        self.move(job.id, JobEvent.CANCELLED)
+        self.pump()
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), served=st.booleans(), again=st.booleans())
+    def an_attempt_ends(self, data: st.DataObject, *, served: bool, again: bool) -> None:
+        lease = data.draw(st.sampled_from(list(self.running.values())))
+        side = self.sides[lease.backend]
+        alive = side.process is not None and side.process.leader and side.process.generation == lease.generation
+        self.end_lease(lease, served=served and alive, again=again)
+        self.pump()
+
+    # --- processes ---------------------------------------------------------------------------------------------------
+
+    def process(self, name: str) -> Process:
+        process = self.sides[name].process
+        assert process is not None
+        return process
+
+    def tell(self, name: str, event: life.Event) -> None:
+        self.post(name, event)
+        self.pump()
+
+    @precondition(lambda self: self.where(spawning))
+    @rule(data=st.data())
+    def one_is_spawned(self, data: st.DataObject) -> None:
+        self.spawned(data.draw(st.sampled_from(self.where(spawning))))
+
+    def spawned(self, name: str) -> None:
+        process = self.process(name)
+        process.spawning, process.leader, process.tree = False, True, True
+        self.tell(name, life.Spawned(process.generation))
+        assert self.sides[name].state.phase is Phase.LOADING or process.ends, "a process nobody will end"
+
+    @precondition(lambda self: self.where(spawning))
+    @rule(data=st.data())
+    def one_becomes_ready(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(self.where(spawning)))
+        self.spawned(name)
+        self.tell(name, life.Answered(self.process(name).generation))
+
+    @precondition(lambda self: self.where(spawning))
+    @rule(data=st.data(), cause=causes, draw=draws)
+    def a_spawn_fails(self, data: st.DataObject, cause: ExitCause, draw: float) -> None:
+        name = data.draw(st.sampled_from(self.where(spawning)))
+        generation = self.process(name).generation
+        self.sides[name].process = None
+        self.tell(name, life.SpawnFailed(generation, cause, draw))
+
+    @precondition(lambda self: self.where(leading))
+    @rule(data=st.data(), what=st.sampled_from([life.Progressed, life.Answered, life.ProbeMissed]))
+    def a_watch_tells(self, data: st.DataObject, what: type) -> None:
+        name = data.draw(st.sampled_from(self.where(leading)))
+        number = self.process(name).generation
+        self.tell(name, life.ProbeMissed(number, "late") if what is life.ProbeMissed else what(number))
+
+    @precondition(lambda self: self.where(leading))
+    @rule(data=st.data(), cause=causes)
+    def a_leader_ends(self, data: st.DataObject, cause: ExitCause) -> None:
+        self.leader_ends(data.draw(st.sampled_from(self.where(leading))), cause)
+
+    def leader_ends(self, name: str, cause: ExitCause) -> None:
+        process = self.process(name)
+        process.leader = process.ends = False
+        self.tell(name, life.Exited(process.generation, cause))
+        assert process.ends or self.sides[name].state.phase is Phase.UNKILLABLE, "workers outlive their leader"
+
+    @precondition(lambda self: self.where(orphaned))
+    @rule(data=st.data())
+    def a_tree_is_gone(self, data: st.DataObject) -> None:
+        self.tree_gone(data.draw(st.sampled_from(self.where(orphaned))))
+
+    def tree_gone(self, name: str) -> None:
+        process = self.process(name)
+        process.tree = False
+        self.tell(name, life.TreeGone(process.generation))
+
+    @precondition(lambda self: self.where(gone))
+    @rule(data=st.data(), draw=draws)
+    def its_memory_is_free(self, data: st.DataObject, draw: float) -> None:
+        self.released(data.draw(st.sampled_from(self.where(gone))), draw)
+
+    def released(self, name: str, draw: float) -> None:
+        generation = self.process(name).generation
+        self.sides[name].process = None
+        self.tell(name, life.Released(generation, draw))
+
+    def where(self, holds: Callable[[Process], bool]) -> list[str]:
+        return [name for name, side in self.sides.items() if side.process is not None and holds(side.process)]
+
+    @rule(name=names, data=st.data(), cause=causes)
+    def old_news_arrives(self, name: str, data: st.DataObject, cause: ExitCause) -> None:
+        state = self.sides[name].state
+        old = data.draw(st.integers(-1, state.generation - 1))
+        news: list[life.Event] = [
+            life.Spawned(old),
+            life.SpawnFailed(old, cause, 0.5),
+            life.Progressed(old),
+            life.Answered(old),
+            life.ProbeMissed(old, "late"),
+            life.Exited(old, cause),
+            life.TreeGone(old),
+            life.Released(old, 0.5),
+            life.LeaseEnded(old, served=True),
+        ]
+        self.post(name, data.draw(st.sampled_from(news)))
+        assert self.sides[name].state is state
+
+    # --- operators, memory, time -------------------------------------------------------------------------------------
+
+    @rule(name=names)
+    def an_operator_starts_it(self, name: str) -> None:
+        self.sides[name].stopped_by_operator = False
+        self.post(name, life.StartAsked("an operator asked"))
+        self.pump()
+
+    @rule(name=names)
+    def an_operator_stops_it(self, name: str) -> None:
+        self.sides[name].stopped_by_operator = True
+        self.post(name, life.StopAsked("an operator asked", Want.DOWN))
+        assert self.sides[name].state.want is Want.DOWN
+        self.pump()
+
+    @rule(name=names)
+    def an_operator_restarts_it(self, name: str) -> None:
+        self.sides[name].stopped_by_operator = False
+        self.post(name, life.RestartAsked("an operator asked"))
+        self.pump()
+
+    @rule(name=names)
+    def an_operator_resets_it(self, name: str) -> None:
+        self.post(name, life.ResetAsked("an operator asked"))
+        self.pump()
+
+    @rule(name=names)
+    def memory_is_tight(self, name: str) -> None:
+        self.post(name, life.StopAsked("memory is tight", Want.ON_DEMAND))
+        self.pump()
+
+    @rule(name=names, paused=st.booleans())
+    def its_dispatch_is_paused(self, name: str, *, paused: bool) -> None:
+        self.sides[name].paused = paused
+        self.pump()
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 10.0, 60.0, 1000.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        for name, side in self.sides.items():
+            if side.state.deadline is not None and side.state.deadline <= self.now:
+                self.post(name, life.DeadlineReached())
+        for job in self.queue.expired(self.now):
+            self.queue.take(job.id)
+            self.move(job.id, JobEvent.FAILED)
+        self.pump()
+
+    @initialize(autostart=st.booleans())
+    def the_daemon_starts(self, *, autostart: bool) -> None:
+        if autostart:
+            for name in BACKENDS:
+                self.post(name, life.StartAsked("the configuration says so"))
+
+    # --- what must always hold ---------------------------------------------------------------------------------------
+
+    @invariant()
+    def no_job_is_lost_or_doubled(self) -> None:
+        waiting = [job.id for job in self.queue]
+        assert len(waiting) == len(set(waiting)) == len(self.queue)
+        assert not set(waiting) & set(self.running)
+        where = {JobStatus.QUEUED: set(waiting), JobStatus.RUNNING: set(self.running)}
+        for status, found in where.items():
+            assert {job_id for job_id, is_now in self.status.items() if is_now is status} == found
+        assert all(status in {*where, *TERMINAL} for status in self.status.values())
+
+    @invariant()
+    def slots_are_never_exceeded(self) -> None:
+        counts: dict[tuple[str, int], int] = {}
+        for lease in self.running.values():
+            place = (lease.backend, lease.generation)
+            counts[place] = counts.get(place, 0) + 1
+        for (name, _), count in counts.items():
+            assert count <= POLICIES[name].slots
+        for name, side in self.sides.items():
+            if side.process is not None and side.process.tree:
+                assert side.state.in_flight == counts.get((name, side.state.generation), 0)
+
+    @invariant()
+    def what_the_state_says_of_the_process_is_true(self) -> None:
+        for side in self.sides.values():
+            phase, process = side.state.phase, side.process
+            if phase in {Phase.STOPPED, Phase.BACKOFF, Phase.PARKED}:
+                assert process is None
+            elif phase is Phase.STARTING:
+                assert process is not None
+                assert process.spawning
+            elif phase in {Phase.LOADING, Phase.READY, Phase.SUSPECT, Phase.DRAINING}:
+                assert process is not None
+                assert process.leader
+            assert process is None or process.generation == side.state.generation
+
+    @invariant()
+    def parked_for_good_is_parked_for_good(self) -> None:
+        for side in self.sides.values():
+            if side.state.phase is Phase.PARKED:
+                assert side.state.cause is not None
+                assert side.state.cause.permanent == (side.state.deadline is None)
+
+    @invariant()
+    def nobody_waits_in_front_of_a_free_slot(self) -> None:
+        for job in self.queue.first_of_each_model():
+            for name, side in self.sides.items():
+                idle = side.state.phase is Phase.READY and side.state.in_flight < POLICIES[name].slots
+                assert side.paused or not idle or job.model not in BACKENDS[name]
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def teardown(self) -> None:
+        """Once the world is kind every job ends."""
+        for name in BACKENDS:
+            self.its_dispatch_is_paused(name, paused=False)
+            self.an_operator_starts_it(name)
+        for _ in range(40):
+            if not len(self.queue) and not self.running:
+                break
+            for name in BACKENDS:
+                self.be_kind(name)
+        assert not len(self.queue), "a job waits for ever"
+        assert not self.running, "a job runs for ever"
+        self.no_job_is_lost_or_doubled()
+
+    def be_kind(self, name: str) -> None:
+        if self.sides[name].state.phase in {Phase.STOPPED, Phase.PARKED, Phase.BACKOFF}:
+            self.an_operator_starts_it(name)
+        if name in self.where(spawning):
+            self.spawned(name)
+        if self.sides[name].state.phase in {Phase.LOADING, Phase.SUSPECT}:
+            self.tell(name, life.Answered(self.process(name).generation))
+        for lease in [r for r in self.running.values() if r.backend == name]:
+            self.end_lease(lease, served=True)
+            self.pump()
+        if self.sides[name].state.phase in {Phase.STOPPING, Phase.UNKILLABLE}:
+            self.let_it_go(name)
+
+    def let_it_go(self, name: str) -> None:
+        if name in self.where(leading):
+            self.leader_ends(name, CAUSES[-1])
+        if name in self.where(orphaned):
+            self.tree_gone(name)
+        self.released(name, 0.5)
+
+
+def test_no_order_of_events_breaks_a_promise() -> None:
+    seen: set[Phase] = set()
+    done: set[JobStatus] = set()
+
+    class Watched(World):
+        def teardown(self) -> None:
+            super().teardown()
+            seen.update(self.seen)
+            done.update(self.status.values())
+
+    run_state_machine_as_test(Watched, settings=settings(max_examples=200, stateful_step_count=70))
+
+    assert seen == set(Phase), "the stories never got there"
+    assert done == TERMINAL - {JobStatus.ABANDONED}

@@ -1,0 +1,254 @@
+"""The queue: who is next, who is turned away, who has waited for too long."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from supervisord.core.errors import QueueFullError
+from supervisord.core.job import Job, Priority, Submission
+from supervisord.core.queue import RETRY_LONGEST_S, RETRY_SHORTEST_S, JobQueue, Key, QueuePolicy
+
+HIGH, NORMAL, BATCH = Priority.HIGH, Priority.NORMAL, Priority.BATCH
+
+
+def job(
+    name: str, *, arrived: float = 0.0, model: str = "m", priority: Priority = NORMAL, expires: float = 600.0
+) -> Job:
+    submission = Submission("/v1/completions", model, b"{}", priority=priority)
+    return Job(name, submission, arrived, 0.0, expires)
+
+
+def order(queue: JobQueue) -> list[str]:
+    return [waiting.id for waiting in queue]
+
+
+def filled(*jobs: Job, limit: int = 1000) -> JobQueue:
+    queue = JobQueue(QueuePolicy(limit=limit))
+    for one in jobs:
+        queue.admit(one, seconds_per_job=None)
+    return queue
+
+
+# --- order -----------------------------------------------------------------------------------------------------------
+
+
+def test_first_come_first_served() -> None:
+    queue = filled(job("a"), job("b"), job("c"))
+
+    assert order(queue) == ["a", "b", "c"]
+    assert [queue.position(name) for name in "abc"] == [1, 2, 3]
+
+
+def test_a_class_goes_before_another_that_came_at_the_same_time() -> None:
+    assert order(filled(job("b", priority=BATCH), job("n"), job("h", priority=HIGH))) == ["h", "n", "b"]
+
+
+def test_what_has_waited_its_handicap_goes_first() -> None:
+    queue = filled(
+        job("old batch", priority=BATCH, arrived=0.0),
+        job("young batch", priority=BATCH, arrived=10.0),
+        job("high", priority=HIGH, arrived=3605.0),
+    )
+
+    assert order(queue) == ["old batch", "high", "young batch"]
+
+
+def test_a_new_job_is_told_its_position() -> None:
+    queue = filled(job("a"), job("b"))
+
+    assert queue.admit(job("h", priority=HIGH), seconds_per_job=None) == 1
+    assert queue.position("b") == 3
+
+
+def test_a_job_that_is_put_back_gets_the_place_it_had() -> None:
+    queue = filled(job("a"), job("b"), job("c"), limit=3)
+    taken, key = queue.take("b")
+    queue.admit(job("d"), seconds_per_job=None)
+    queue.put_back(taken, key)  # beyond the limit: it was accepted long ago
+
+    assert order(queue) == ["a", "b", "c", "d"]
+    assert len(queue) == 4
+
+
+def test_only_the_first_of_each_model_can_run_next() -> None:
+    queue = filled(
+        job("a1", model="a"), job("b1", model="b"), job("a2", model="a"), job("b0", model="b", priority=HIGH)
+    )
+
+    assert [one.id for one in queue.first_of_each_model()] == ["b0", "a1"]
+    assert (queue.waiting_for("a"), queue.waiting_for("b"), queue.waiting_for("c")) == (2, 2, 0)
+    queue.take("a1")
+    queue.take("a2")
+    assert [one.id for one in queue.first_of_each_model()] == ["b0"]
+    assert queue.waiting_for("a") == 0
+
+
+def test_a_job_waits_once() -> None:
+    queue = filled(job("a"))
+    with pytest.raises(ValueError, match="job a waits already"):
+        queue.admit(job("a"), seconds_per_job=None)
+    assert order(queue) == ["a"]
+
+
+def test_what_does_not_wait_is_not_found() -> None:
+    queue = filled(job("a"))
+    with pytest.raises(KeyError):
+        queue.take("b")
+    with pytest.raises(KeyError):
+        queue.position("b")
+    assert "a" in queue
+    assert "b" not in queue
+
+
+def test_the_order_can_be_walked_while_jobs_leave() -> None:
+    queue = filled(job("a"), job("b"), job("c"))
+    for one in queue:
+        queue.take(one.id)
+    assert len(queue) == 0
+    assert queue.oldest() is None
+
+
+# --- the limit -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pace", "retry"), [(None, RETRY_SHORTEST_S), (0.01, RETRY_SHORTEST_S), (7.5, 7.5), (900.0, RETRY_LONGEST_S)]
+)
+def test_a_full_queue_says_when_to_come_back(pace: float | None, retry: float) -> None:
+    queue = filled(job("a"), job("b"), limit=2)
+    assert queue.limit == 2
+    with pytest.raises(QueueFullError) as refused:
+        queue.admit(job("c", priority=HIGH), seconds_per_job=pace)
+
+    assert (refused.value.depth, refused.value.retry_after_s) == (2, retry)
+    assert "raise queue.limit" in refused.value.message
+    assert order(queue) == ["a", "b"]
+
+
+# --- expiry ----------------------------------------------------------------------------------------------------------
+
+
+def test_jobs_expire_longest_overdue_first_and_stay_until_taken() -> None:
+    queue = filled(job("late", expires=30.0), job("later", expires=20.0), job("never", expires=1e9))
+
+    assert queue.next_expiry() == 20.0
+    assert queue.expired(19.9) == []
+    assert [one.id for one in queue.expired(30.0)] == ["later", "late"]
+    assert [one.id for one in queue.expired(30.0)] == ["later", "late"]
+    queue.take("later")
+    assert queue.next_expiry() == 30.0
+
+
+def test_a_job_that_was_put_back_expires_once() -> None:
+    queue = filled(job("a", expires=5.0))
+    for _ in range(3):
+        queue.put_back(*queue.take("a"))
+    assert [one.id for one in queue.expired(5.0)] == ["a"]
+    queue.take("a")
+    assert queue.next_expiry() is None
+
+
+def test_an_expiry_that_was_changed_counts_as_it_is_now() -> None:
+    queue = filled(job("a", expires=5.0))
+    _, key = queue.take("a")
+    queue.put_back(job("a", expires=50.0), key)
+
+    assert queue.expired(10.0) == []
+    assert queue.next_expiry() == 50.0
+
+
+def test_jobs_that_ran_leave_nothing_behind() -> None:
+    queue = JobQueue(QueuePolicy())
+    for number in range(10_000):
+        queue.admit(job(f"j{number}", expires=1e6), seconds_per_job=None)
+        if number >= 20:
+            queue.take(f"j{number - 20}")
+
+    assert len(queue) == 20
+    assert len(queue._expiries) <= 2 * 21 + 65
+    assert [one.id for one in queue.expired(1e6)] == sorted(f"j{n}" for n in range(9980, 10_000))
+
+
+def test_the_oldest_is_the_one_that_waits_longest_whatever_its_class() -> None:
+    queue = filled(job("b", priority=BATCH, arrived=1.0), job("h", priority=HIGH, arrived=2.0))
+
+    assert queue.oldest() == 1.0
+
+
+# --- against a model of the utmost simplicity ------------------------------------------------------------------------
+
+
+class AgainstAList(RuleBasedStateMachine):
+    """The same as a list that is sorted each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue = JobQueue(QueuePolicy(limit=12))
+        self.waiting: list[tuple[Key, Job]] = []
+        self.out: list[tuple[Key, Job]] = []
+        self.now = 0.0
+        self.arrivals = 0
+
+    @rule(priority=st.sampled_from(Priority), model=st.sampled_from("ab"), patience=st.floats(0.1, 5000.0))
+    def admit(self, priority: Priority, model: str, patience: float) -> None:
+        new = job(f"j{self.arrivals}", arrived=self.now, model=model, priority=priority, expires=self.now + patience)
+        if len(self.waiting) >= 12:
+            with pytest.raises(QueueFullError):
+                self.queue.admit(new, seconds_per_job=None)
+            return
+        self.arrivals += 1
+        handicap = QueuePolicy().handicap_s[priority]
+        self.waiting.append(((self.now + handicap, self.arrivals), new))
+        position = self.queue.admit(new, seconds_per_job=None)
+        assert [one.id for _, one in sorted(self.waiting)][position - 1] == new.id
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def take(self, data: st.DataObject) -> None:
+        entry = data.draw(st.sampled_from(self.waiting))
+        self.waiting.remove(entry)
+        self.out.append(entry)
+        assert self.queue.take(entry[1].id) == (entry[1], entry[0])
+
+    @precondition(lambda self: self.out)
+    @rule(data=st.data())
+    def put_back(self, data: st.DataObject) -> None:
+        entry = data.draw(st.sampled_from(self.out))
+        self.out.remove(entry)
+        self.waiting.append(entry)
+        self.queue.put_back(entry[1], entry[0])
+
+    @rule(seconds=st.floats(0.0, 4000.0))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @invariant()
+    def it_is_the_same(self) -> None:
+        jobs = [one for _, one in sorted(self.waiting, key=lambda entry: entry[0])]
+        assert list(self.queue) == jobs
+        assert self.queue.first_of_each_model() == [
+            one for n, one in enumerate(jobs) if one.model not in {earlier.model for earlier in jobs[:n]}
+        ]
+        overdue = sorted((one.expires, one.id) for one in jobs if one.expires <= self.now)
+        assert [(one.expires, one.id) for one in self.queue.expired(self.now)] == overdue
+        assert self.queue.next_expiry() == min((one.expires for one in jobs), default=None)
+        assert self.queue.oldest() == min((one.arrived for one in jobs), default=None)
+
+
+TestAgainstAList = AgainstAList.TestCase
+
+
+@given(st.lists(st.sampled_from(Priority), min_size=2, max_size=30), st.integers(0, 2**32))
+def test_within_a_class_nobody_overtakes(priorities: list[Priority], seed: int) -> None:
+    clock = random.Random(seed)
+    queue = JobQueue(QueuePolicy())
+    now = 0.0
+    for number, priority in enumerate(priorities):
+        now += clock.choice([0.0, 1.0, 400.0])
+        queue.admit(job(f"{number:03}", priority=priority, arrived=now), seconds_per_job=None)
+    for priority in Priority:
+        mine = [one.id for one in queue if one.priority is priority]
+        assert mine == sorted(mine)

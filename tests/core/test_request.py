@@ -1,0 +1,180 @@
+"""What a request may say."""
+
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supervisord.core.errors import InvalidRequestError
+from supervisord.core.job import Priority, Submission
+from supervisord.core.request import ENDPOINTS, LONGEST_WAIT_S, JsonKind, Value, submission
+
+CHAT, TEXT, EMBED = (ENDPOINTS[f"/v1/{name}"] for name in ("chat/completions", "completions", "embeddings"))
+BODY = b'{"model":"m"}'
+LEAST: Mapping[str, Value] = {"model": "m", "messages": JsonKind.ARRAY}
+
+
+def check(headers: Mapping[str, str] | None = None, **members: Value) -> Submission:
+    return submission(CHAT, BODY, {**LEAST, **members}, headers or {})
+
+
+def refused(headers: Mapping[str, str] | None = None, **members: Value) -> InvalidRequestError:
+    with pytest.raises(InvalidRequestError) as error:
+        check(headers, **members)
+    assert error.value.code == "invalid_request"
+    return error.value
+
+
+def test_the_least_there_can_be() -> None:
+    assert check() == Submission("/v1/chat/completions", "m", BODY)
+
+
+def test_all_there_can_be() -> None:
+    headers = {
+        "x-priority": " High ",
+        "x-client": "batch-7",
+        "x-stainless-read-timeout": "600",
+        "x-deadline": "30",
+    }
+
+    assert check(headers, stream=True, max_tokens=5, temperature=0.5) == Submission(
+        "/v1/chat/completions",
+        "m",
+        BODY,
+        stream=True,
+        priority=Priority.HIGH,
+        client="batch-7",
+        max_tokens=5,
+        temperature=0.5,
+        patience_s=600.0,
+        deadline_s=30.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "member", "value"),
+    [
+        ("/v1/chat/completions", "messages", JsonKind.ARRAY),
+        ("/v1/completions", "prompt", JsonKind.ARRAY),
+        ("/v1/completions", "prompt", JsonKind.STRING),
+        ("/v1/completions", "prompt", "short"),
+        ("/v1/embeddings", "input", "short"),
+        ("/v1/embeddings", "input", JsonKind.ARRAY),
+    ],
+)
+def test_each_endpoint_takes_its_payload(path: str, member: str, value: Value) -> None:
+    assert submission(ENDPOINTS[path], BODY, {"model": "m", member: value}, {}).endpoint == path
+
+
+@pytest.mark.parametrize("value", [None, "text", JsonKind.STRING, JsonKind.OBJECT, 5, 1.5, True])
+def test_messages_must_be_an_array(value: Value) -> None:
+    error = refused(messages=value)
+
+    assert (error.message, error.param) == ('"messages" must be an array.', "messages")
+
+
+@pytest.mark.parametrize("value", [None, JsonKind.OBJECT, 5])
+def test_a_prompt_must_be_text_or_a_list(value: Value) -> None:
+    with pytest.raises(InvalidRequestError, match='"prompt" must be a string or an array'):
+        submission(TEXT, BODY, {"model": "m", "prompt": value}, {})
+
+
+@pytest.mark.parametrize("value", [None, "", JsonKind.STRING, JsonKind.OBJECT, 5, False])
+def test_a_model_must_be_named(value: Value) -> None:
+    assert refused(model=value).param == "model"
+
+
+def test_a_name_has_a_limit() -> None:
+    assert check(model="m" * 256).model == "m" * 256
+    assert "longer than 256" in refused(model="m" * 257).message
+
+
+@pytest.mark.parametrize("value", ["true", 1, 0.0, JsonKind.OBJECT])
+def test_stream_must_be_true_or_false(value: Value) -> None:
+    assert refused(stream=value).message == '"stream" must be true or false.'
+
+
+def test_embeddings_do_not_stream() -> None:
+    members: Mapping[str, Value] = {"model": "m", "input": "x"}
+    with pytest.raises(InvalidRequestError, match="/v1/embeddings does not stream"):
+        submission(EMBED, BODY, {**members, "stream": True}, {})
+    assert not submission(EMBED, BODY, {**members, "stream": False}, {}).stream
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize("value", ["5", 5.0, True, JsonKind.ARRAY, 2**63, -(2**63), 10**400])
+def test_a_limit_must_be_a_whole_number_that_can_be_stored(name: str, value: Value) -> None:
+    assert refused(**{name: value}).param == name
+
+
+def test_the_newer_name_of_the_limit_wins() -> None:
+    assert check(max_tokens=5, max_completion_tokens=7).max_tokens == 7
+    assert check(max_tokens=5, max_completion_tokens=0).max_tokens == 0
+    assert check(max_tokens=-1).max_tokens == -1  # llama.cpp: no limit
+
+
+@pytest.mark.parametrize("value", ["0.5", True, JsonKind.STRING, 10**400, float("inf"), float("nan")])
+def test_a_temperature_must_be_a_number(value: Value) -> None:
+    assert refused(temperature=value).message == '"temperature" must be a number.'
+
+
+def test_a_whole_temperature_is_a_number() -> None:
+    assert check(temperature=1).temperature == 1.0
+
+
+@pytest.mark.parametrize("word", ["", "urgent", "0", "HIGHER"])
+def test_a_priority_must_be_known(word: str) -> None:
+    assert refused({"x-priority": word}).param == "X-Priority"
+
+
+@pytest.mark.parametrize("value", ["", "soon", "0", "-5", "nan", "inf", "1e400"])
+def test_a_deadline_must_make_sense(value: str) -> None:
+    assert refused({"x-deadline": value}).param == "x-deadline"
+
+
+@pytest.mark.parametrize("value", ["", "soon", "0", "-5", "nan", "inf"])
+def test_what_an_sdk_sends_of_itself_may_be_nonsense(value: str) -> None:
+    assert check({"x-stainless-read-timeout": value}).patience_s is None
+
+
+def test_no_wait_is_longer_than_a_week() -> None:
+    told = check({"x-deadline": "1e9", "x-stainless-read-timeout": "1e9"})
+
+    assert told.deadline_s == told.patience_s == LONGEST_WAIT_S
+
+
+@pytest.mark.parametrize(
+    ("headers", "client"),
+    [
+        ({}, ""),
+        ({"user-agent": "OpenAI/Python 1.99"}, "OpenAI/Python"),
+        ({"user-agent": "curl/8.0", "x-client": "night batch"}, "night batch"),
+        ({"x-client": "a\r\nb\x1b[31m"}, "ab[31m"),
+        ({"x-client": "x" * 100}, "x" * 64),
+    ],
+)
+def test_who_asks(headers: Mapping[str, str], client: str) -> None:
+    assert check(headers).client == client
+
+
+VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(JsonKind)
+MEMBERS = st.dictionaries(
+    st.sampled_from(["model", "messages", "stream", "max_tokens", "max_completion_tokens", "temperature"]), VALUES
+)
+HEADERS = st.dictionaries(
+    st.sampled_from(["x-priority", "x-deadline", "x-stainless-read-timeout", "x-client", "user-agent"]),
+    st.text(max_size=12),
+)
+
+
+@given(MEMBERS, HEADERS)
+def test_whatever_it_says_it_is_accepted_or_refused(members: Mapping[str, Value], headers: Mapping[str, str]) -> None:
+    try:
+        told = submission(CHAT, BODY, {**LEAST, **members}, headers)
+    except InvalidRequestError as error:
+        assert error.param  # noqa: PT017 - which of the two it is, is what this is about
+        return
+    assert told.model
+    assert told.body is BODY
+    assert told.deadline_s is None or 0 < told.deadline_s <= LONGEST_WAIT_S

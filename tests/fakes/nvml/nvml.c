@@ -1,0 +1,181 @@
+/* A stand-in for libnvidia-ml.so.1, as far as the sensor asks. It holds no state of its own: every call reads the file
+ * named by FAKE_NVML, lines of KEY=VALUE, and appends its own name to the file named by FAKE_NVML_CALLS.
+ *
+ *   count=2                              number of GPUs
+ *   0.uuid= 0.name= 0.total= 0.used= 0.free= 0.reserved=   (bytes)
+ *   0.gpu= (percent) 0.celsius= 0.milliwatts=
+ *   0.compute=PID:BYTES,...  0.graphics=PID:BYTES,...      BYTES "-": the driver does not say
+ *   error.FUNCTION=CODE  0.error.FUNCTION=CODE             what a function answers instead
+ *   error.FUNCTION=block                                   it does not return while this is so
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, INSUFFICIENT_SIZE = 7 };
+enum { VALUE = 4096 };
+
+typedef struct { unsigned long long total, free, used; } memory_v1;
+typedef struct { unsigned version; unsigned long long total, reserved, free, used; } memory_v2;
+typedef struct { unsigned pid; unsigned long long used; unsigned instance, compute_instance; } process;
+
+static int lookup(const char *key, char *value) {
+    FILE *file = fopen(getenv("FAKE_NVML"), "r");
+    char line[VALUE];
+    size_t length = strlen(key);
+    int found = 0;
+    while (file && !found && fgets(line, sizeof line, file)) {
+        if (strncmp(line, key, length) == 0 && line[length] == '=') {
+            line[strcspn(line, "\n")] = 0;
+            strcpy(value, line + length + 1);
+            found = 1;
+        }
+    }
+    if (file) fclose(file);
+    return found;
+}
+
+static int of_gpu(int gpu, const char *name, char *value) {
+    char key[256];
+    snprintf(key, sizeof key, "%d.%s", gpu, name);
+    return lookup(key, value);
+}
+
+static unsigned long long number(int gpu, const char *name) {
+    char value[VALUE];
+    return of_gpu(gpu, name, value) ? strtoull(value, NULL, 10) : 0;
+}
+
+static void note(const char *function) {
+    FILE *file = fopen(getenv("FAKE_NVML_CALLS"), "a");
+    if (file) {
+        fprintf(file, "%s\n", function);
+        fclose(file);
+    }
+}
+
+/* The error asked for, of a GPU or of all of them; does not return while it is "block". */
+static int fault(int gpu, const char *function) {
+    char key[256], value[VALUE];
+    note(function);
+    for (;; usleep(5000)) {
+        snprintf(key, sizeof key, "error.%s", function);
+        if (!(gpu >= 0 && of_gpu(gpu, key, value)) && !lookup(key, value)) return SUCCESS;
+        if (strcmp(value, "block") != 0) return atoi(value);
+    }
+}
+
+/* Handles are the index plus one: a null handle is nobody's GPU. */
+static int index_of(void *device) { return (int)(long)device - 1; }
+
+#define CHECK(gpu) do { int code = fault(gpu, __func__); if (code != SUCCESS) return code; } while (0)
+
+int nvmlInitWithFlags(unsigned flags) { (void)flags; CHECK(-1); return SUCCESS; }
+int nvmlShutdown(void) { CHECK(-1); return SUCCESS; }
+
+int nvmlSystemGetDriverVersion(char *version, unsigned length) {
+    CHECK(-1);
+    snprintf(version, length, "550.54.14");
+    return SUCCESS;
+}
+
+int nvmlDeviceGetCount_v2(unsigned *count) {
+    char value[VALUE];
+    CHECK(-1);
+    *count = lookup("count", value) ? (unsigned)atoi(value) : 0;
+    return SUCCESS;
+}
+
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) {
+    CHECK((int)index);
+    *device = (void *)(long)(index + 1);
+    return SUCCESS;
+}
+
+static int text(int gpu, const char *name, char *out, unsigned length) {
+    char value[VALUE] = "";
+    of_gpu(gpu, name, value);
+    snprintf(out, length, "%s", value);
+    return SUCCESS;
+}
+
+int nvmlDeviceGetUUID(void *device, char *out, unsigned length) {
+    CHECK(index_of(device));
+    return text(index_of(device), "uuid", out, length);
+}
+
+int nvmlDeviceGetName(void *device, char *out, unsigned length) {
+    CHECK(index_of(device));
+    return text(index_of(device), "name", out, length);
+}
+
+int nvmlDeviceGetMemoryInfo(void *device, memory_v1 *memory) {
+    int gpu = index_of(device);
+    CHECK(gpu);
+    memory->total = number(gpu, "total");
+    memory->free = number(gpu, "free");
+    memory->used = memory->total - memory->free;
+    return SUCCESS;
+}
+
+int nvmlDeviceGetMemoryInfo_v2(void *device, memory_v2 *memory) {
+    int gpu = index_of(device);
+    CHECK(gpu);
+    if (memory->version != 0x02000028) return INVALID_ARGUMENT;
+    memory->total = number(gpu, "total");
+    memory->free = number(gpu, "free");
+    memory->used = number(gpu, "used");
+    memory->reserved = number(gpu, "reserved");
+    return SUCCESS;
+}
+
+int nvmlDeviceGetUtilizationRates(void *device, unsigned *rates) {
+    CHECK(index_of(device));
+    rates[0] = (unsigned)number(index_of(device), "gpu");
+    rates[1] = 0;
+    return SUCCESS;
+}
+
+int nvmlDeviceGetTemperature(void *device, int sensor, unsigned *celsius) {
+    CHECK(index_of(device));
+    if (sensor != 0) return INVALID_ARGUMENT;
+    *celsius = (unsigned)number(index_of(device), "celsius");
+    return SUCCESS;
+}
+
+int nvmlDeviceGetPowerUsage(void *device, unsigned *milliwatts) {
+    CHECK(index_of(device));
+    *milliwatts = (unsigned)number(index_of(device), "milliwatts");
+    return SUCCESS;
+}
+
+static int processes(int gpu, const char *name, unsigned *room, process *out) {
+    char value[VALUE] = "";
+    unsigned count = 0;
+    of_gpu(gpu, name, value);
+    for (char *rest = value, *item; (item = strsep(&rest, ",")) != NULL;) {
+        char *bytes = strchr(item, ':');
+        if (bytes == NULL) continue;
+        if (out != NULL && count < *room) {
+            memset(&out[count], 0, sizeof *out);
+            out[count].pid = (unsigned)atoi(item);
+            out[count].used = bytes[1] == '-' ? ~0ULL : strtoull(bytes + 1, NULL, 10);
+        }
+        count++;
+    }
+    int fits = count == 0 || (out != NULL && count <= *room);
+    *room = count;
+    return fits ? SUCCESS : INSUFFICIENT_SIZE;
+}
+
+#define LIST(function, name)                                              \
+    int function(void *device, unsigned *room, process *out) {            \
+        CHECK(index_of(device));                                          \
+        return processes(index_of(device), name, room, out);              \
+    }
+
+LIST(nvmlDeviceGetComputeRunningProcesses_v2, "compute")
+LIST(nvmlDeviceGetComputeRunningProcesses_v3, "compute")
+LIST(nvmlDeviceGetGraphicsRunningProcesses_v2, "graphics")
+LIST(nvmlDeviceGetGraphicsRunningProcesses_v3, "graphics")

@@ -1,0 +1,94 @@
+"""Records as the engine makes them, with what a test does not care about filled in."""
+
+from supervisord.core.job import FailureReason, JobStatus
+from supervisord.core.record import AttemptRecord, EventKind, EventRecord, Identity, JobRecord, JobResult, Usage
+
+
+def a_job(
+    number: int | str,
+    *,
+    model: str = "qwen",
+    submitted_at: float = 1000.0,
+    body: bytes | None = None,
+    max_tokens: int | None = 100,
+    client: str = "editor",
+) -> JobRecord:
+    return JobRecord(
+        id=number if isinstance(number, str) else job_id(number),
+        endpoint="/v1/chat/completions",
+        model=model,
+        priority=1,
+        stream=True,
+        client=client,
+        submitted_at=submitted_at,
+        max_tokens=max_tokens,
+        temperature=0.25,
+        body=body,
+    )
+
+
+def job_id(number: int) -> str:
+    """Ids whose order is that of their numbers."""
+    return f"job-{number:08d}"
+
+
+def an_attempt(
+    job: int | str,
+    number: int = 1,
+    *,
+    backend: str = "left",
+    status: JobStatus = JobStatus.DONE,
+    reason: FailureReason | None = None,
+    detail: str = "",
+    build: str | None = "b6000",
+) -> AttemptRecord:
+    return AttemptRecord(
+        job_id=job if isinstance(job, str) else job_id(job),
+        number=number,
+        backend=backend,
+        generation=3,
+        runtime="llama.cpp",
+        rung=1,
+        hardware="2x RTX 3090",
+        identity=Identity(model="qwen", quantization="Q4_K_M", context_length=8192, build=build),
+        started_at=1000.5,
+        queue_wait_s=0.5,
+        duration_s=2.25,
+        ttft_s=0.125,
+        usage=Usage(tokens_in=12, tokens_out=34, tokens_per_second=56.5),
+        http_status=200,
+        status=status,
+        reason=reason,
+        detail=detail,
+        bytes_out=789,
+    )
+
+
+def a_result(
+    job: int | str,
+    status: JobStatus = JobStatus.DONE,
+    *,
+    finished_at: float = 1003.0,
+    attempts: int = 1,
+    backend: str | None = "left",
+    reason: FailureReason | None = None,
+    detail: str = "",
+    output: bytes | None = None,
+) -> JobResult:
+    return JobResult(
+        job_id=job if isinstance(job, str) else job_id(job),
+        status=status,
+        finished_at=finished_at,
+        queue_wait_s=0.5,
+        attempts=attempts,
+        reason=reason,
+        detail=detail,
+        backend=backend,
+        output=output,
+    )
+
+
+def an_event(
+    message: str, *, at: float = 1000.0, backend: str | None = None, kind: EventKind = EventKind.PHASE, **data: object
+) -> EventRecord:
+    return EventRecord(at=at, kind=kind, message=message, backend=backend, generation=2, job_id=None, data=data)
