@@ -66,7 +66,8 @@ class Progress:
             self._packages += 1
             self._step = Step(f"looking at {found[1]}, {self._packages} packages so far", now)
         elif found := _INSTALLING.match(line):
-            self._step = Step(f"installing {found[1].count(',') + 1} packages", now)
+            count = found[1].count(",") + 1
+            self._step = Step(f"installing {count} package{'' if count == 1 else 's'}", now)
             self._line(f"  {self._step.words}")
         elif "Retrying" in line and not self._retrying:
             self._retrying = True

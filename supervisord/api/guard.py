@@ -2,7 +2,7 @@
 
 import asyncio
 import ipaddress
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -57,49 +57,46 @@ class Doorkeeper:
         return is_loopback(host) or host.lower() in self._allowed
 
 
-class _Refusal(asyncio.Protocol):
-    """Answers a connection beyond the limit with a reason, and closes it."""
+class _GuardedHandler(RequestHandler):
+    """aiohttp's connection, if there is room for it; with a limit on the time a request's head may take."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    __slots__ = ("_guard", "_head_timer", "_refused")
+
+    def __init__(self, server: "GuardedServer", **kwargs: Any) -> None:
+        super().__init__(server, **kwargs)
+        self._guard = server
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._refused = False
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        error = TooManyConnectionsError(f"{self._limit} connections are open already: the limit (limits.connections).")
-        body = envelope(error)
-        head = (
-            "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
-            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-        )
-        if isinstance(transport, asyncio.Transport):
-            transport.write(head.encode() + body)
-        transport.close()
-
-
-class _TimedHandler(RequestHandler):
-    """aiohttp's connection, with a limit on the time from the first byte of a request's head to its last."""
-
-    __slots__ = ("_head_timer", "_header_timeout_s")
-
-    def __init__(self, *args: Any, header_timeout_s: float, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._header_timeout_s = header_timeout_s
-        self._head_timer: asyncio.TimerHandle | None = None
+        # Here and not when the handler is made: several connections are accepted in one turn of the loop.
+        if len(self._guard.connections) >= self._guard.limit:
+            self._refused = True
+            cast("asyncio.WriteTransport", transport).write(_refusal(self._guard.limit))
+            transport.close()
+            return
+        super().connection_made(transport)
 
     @override
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
         super().data_received(data)
-        # The waiter is there, and not done, exactly while no whole head has come.
-        waiting = self._waiter is not None and not self._waiter.done()
+        waiting = self._awaits_head()
         if waiting and self._head_timer is None:
-            self._head_timer = self._loop.call_later(self._header_timeout_s, self._head_is_late)
+            self._head_timer = self._loop.call_later(self._guard.header_timeout_s, self._head_is_late)
         elif not waiting and self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
 
+    def _awaits_head(self) -> bool:
+        """Whether what has come is a part of a head: no whole one waits, and none is being answered."""
+        return not self._messages and not self._request_in_progress
+
     def _head_is_late(self) -> None:
         self._head_timer = None
-        if self._waiter is not None and not self._waiter.done():
+        if self._awaits_head():
             self.force_close()
 
     @override
@@ -107,7 +104,18 @@ class _TimedHandler(RequestHandler):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-        super().connection_lost(exc)
+        if not self._refused:
+            super().connection_lost(exc)
+
+
+def _refusal(limit: int) -> bytes:
+    """The answer to a connection beyond the limit."""
+    body = envelope(TooManyConnectionsError(f"{limit} connections are open already: the limit (limits.connections)."))
+    head = (
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
+        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    )
+    return head.encode() + body
 
 
 class GuardedServer(web.Server):
@@ -115,12 +123,9 @@ class GuardedServer(web.Server):
 
     def __init__(self, *args: Any, connections: int, header_timeout_s: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._limit = connections
-        self._header_timeout_s = header_timeout_s
+        self.limit = connections
+        self.header_timeout_s = header_timeout_s
 
     @override
     def __call__(self) -> RequestHandler:
-        if len(self._connections) >= self._limit:
-            # create_server, which calls this, wants no more than a protocol.
-            return _Refusal(self._limit)  # type: ignore[return-value]
-        return _TimedHandler(self, loop=self._loop, header_timeout_s=self._header_timeout_s, **self._kwargs)
+        return _GuardedHandler(self, loop=self._loop, **self._kwargs)

@@ -147,7 +147,7 @@ class Backend:
         clock = self._world.clock
         footprint = ladder.apply(self.spec.footprint, self._rungs, rung)
         generation = Generation(number, rung, footprint, self.spec.host, self.spec.port)
-        generation.last_output = generation.last_bytes = clock.monotonic()
+        generation.last_bytes = clock.monotonic()
         generation.oom_kills_before = self._world.kernel.oom_kills()
         self.generation = generation
         output = _Output(self, generation)
@@ -184,9 +184,9 @@ class Backend:
     def printed(self, generation: Generation, line: str) -> None:
         """A line of output: a sign of life while loading, at most one event a second."""
         now = self._world.clock.monotonic()
-        if self.state.phase is Phase.LOADING and now - generation.last_output >= 1.0:
+        if self.state.phase is Phase.LOADING and now - generation.output_told >= 1.0:
+            generation.output_told = now
             self.post(life.Progressed(generation.number))
-        generation.last_output = now
         for follower in self.log_followers:
             follower(line)
 

@@ -23,7 +23,7 @@ class Generation:
     was_ready: bool = False
     identity: Identity = field(default_factory=Identity)
     usage: TreeUsage | None = None
-    last_output: float = 0.0  # when the process last printed something
+    output_told: float = 0.0  # when output was last told as a sign of life
     last_bytes: float = 0.0  # when bytes of an answer last came from it
     oom_kills_before: int | None = None  # the kernel's counter when it was started
     note: str = ""  # what its loading waits for, for people

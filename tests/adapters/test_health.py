@@ -54,7 +54,7 @@ async def test_redirect_is_not_followed_and_no_cookie_is_kept(probe: HttpProbe) 
 
     async with raw_server(script) as server:
         for _ in range(2):
-            assert (await probe.get("127.0.0.1", server.port, "/health", 5)).status == 302
+            assert (await probe.get("localhost", server.port, "/health", 5)).status == 302
         (peer,) = server.peers  # the second one came on the kept connection
         assert len(peer.requests) == 2
         assert b"cookie" not in peer.requests[1].lower()
@@ -70,6 +70,11 @@ async def test_refused(probe: HttpProbe) -> None:
         taken.bind(("127.0.0.1", 0))
         with pytest.raises(ProbeError, match="connection refused"):
             await probe.get("127.0.0.1", taken.getsockname()[1], "/health", 2)
+
+
+async def test_unknown_host(probe: HttpProbe) -> None:
+    with pytest.raises(ProbeError, match=r"GET http://no-such-host\.invalid:80/health: .+"):
+        await probe.get("no-such-host.invalid", 80, "/health", 5)
 
 
 async def test_hung_server(probe: HttpProbe) -> None:

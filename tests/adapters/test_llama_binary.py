@@ -19,6 +19,7 @@ def test_the_one_on_path_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_the_embedded_engine_stands_in_whatever_the_folder(tmp_path: Path) -> None:
     (tmp_path / "supervisord").mkdir()
+    (tmp_path / "supervisord" / "__init__.py").write_text("raise SystemExit('not this one')\n", encoding="ascii")
     command = find_llama_server(lambda _: None)
     assert command is not None
     assert command == embedded_llama_server()

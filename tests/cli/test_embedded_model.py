@@ -166,7 +166,7 @@ def test_a_full_disk_is_told_with_figures_and_leaves_nothing(tmp_path: Path, mon
 def test_two_starts_at_a_time_do_not_race(packages: Packages) -> None:
     packages.model.parent.mkdir(parents=True)
     with packages.model.with_name("tiny.gguf.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_SH)  # gives way to other shared locks, not to an exclusive one
         children = [
             subprocess.Popen(
                 [sys.executable, "-c", _CHILD],
@@ -190,7 +190,7 @@ def test_the_wait_for_another_start_is_bounded(packages: Packages, monkeypatch: 
     monkeypatch.setattr(embedded_model, "_LOCK_TIMEOUT_S", 0.0)
     packages.model.parent.mkdir(parents=True)
     with packages.model.with_name("tiny.gguf.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_SH)  # gives way to other shared locks, not to an exclusive one
         with pytest.raises(EmbeddedModelError, match="another process has held"):
             ensure_model(lambda _: None)
 

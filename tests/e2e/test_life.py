@@ -35,6 +35,7 @@ async def test_row_3_daemon_killed_under_load(tmp_path: Path, http: aiohttp.Clie
         for _ in range(6):
             group.create_task(ask())
         await daemon.until(lambda: _queue_is(daemon, 5), "one job to run and five to wait")
+        assert len(await daemon.jobs()) == 6
         left = await daemon.kill()
         assert len(left) >= 3, "a guardian, a leader and its worker"
         async with asyncio.timeout(5):
@@ -90,7 +91,10 @@ async def test_row_14_a_foreign_answer_during_loading_is_not_readiness(start: St
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    async with start("--load-stall", "--port", "0", port=port, timeouts={"load_stall": "60s"}) as daemon:
+    deaf = tmp_path / "never-listens"
+    deaf.write_text("#!/bin/sh\nexec sleep 60\n")
+    deaf.chmod(0o755)
+    async with start(binary=str(deaf), port=port, timeouts={"load_stall": "60s"}) as daemon:
         await daemon.until_phase("loading")
         async with stub_backend("--port", str(port)):
             backend = await daemon.until(lambda: _noted(daemon, "not ours"), "the stranger to be noticed")

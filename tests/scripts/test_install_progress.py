@@ -38,7 +38,7 @@ def test_what_is_installed_is_told(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "site" / "tiny_thing.py").exists()
-    assert "  installing 1 packages" in done.stdout
+    assert "  installing 1 package\n" in done.stdout
     assert "  installed in " in done.stdout
     assert "Successfully installed tiny-thing-1.0" in (tmp_path / "log").read_text(encoding="utf-8")
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
@@ -56,6 +57,7 @@ class GuardedProcess:
         self._loop = asyncio.get_running_loop()
         self._started: asyncio.Future[None] = self._loop.create_future()
         self._drain = LogDrain((launched.stdout, launched.stderr), file, spec.generation, self._on_line)
+        self._usage = _NOTHING
         self._exited = self._gone = False
         self._hunt: OrphanHunt | None = None
         self._watch()
@@ -78,17 +80,20 @@ class GuardedProcess:
     async def usage(self) -> TreeUsage:
         if self.ended:
             return _NOTHING
-        members, usage = await asyncio.to_thread(self._look)
-        known = frozenset((one.pid, one.start) for one in members)
-        if known != self.known and not self.ended:
-            self.known = known
-            self._changed(self)
-        return usage
+        with suppress(OSError):  # no descriptor left to look with: what was last seen is the best answer
+            members, self._usage = await asyncio.to_thread(self._look)
+            known = frozenset((one.pid, one.start) for one in members)
+            if known != self.known and not self.ended:
+                self.known = known
+                self._changed(self)
+        return self._usage
 
     async def owns_port(self, port: int) -> bool:
         if self.ended:
             return False
-        return await asyncio.to_thread(lambda: tree.listens(tree.members(self.guardian), port))
+        with suppress(OSError):  # unknown is not owned
+            return await asyncio.to_thread(lambda: tree.listens(tree.members(self.guardian), port))
+        return False
 
     # --- what the host calls ---
 
@@ -100,9 +105,11 @@ class GuardedProcess:
     def abandon(self) -> None:
         """Nobody wants it any more: end it, tell nobody, and give back what it holds once it is gone."""
         self._events = _Nobody()
-        self._started.cancel()
-        self.kill()
-        self._watch()
+        if not self._started.cancel() and not self._started.cancelled():
+            self._started.exception()  # marks it as seen
+        if not self.ended:
+            self.kill()
+            self._watch()
 
     def let_go(self) -> None:
         """The daemon ends: the guardian does the rest alone."""
@@ -130,6 +137,7 @@ class GuardedProcess:
         if not self.ended:
             with suppress(OSError):  # the guardian has just ended: then its end is what matters
                 self._launched.control.send(command)
+                signal.pidfd_send_signal(self._launched.pidfd, signal.SIGCONT)  # somebody may have stopped it
 
     def _on_message(self) -> None:
         message = self._receive()

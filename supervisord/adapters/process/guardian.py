@@ -22,6 +22,7 @@ import time
 CONTROL, DESCRIPTION = 3, 4  # descriptors; 0 is /dev/null, 1 and 2 are the pipes of the backend
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36  # <linux/prctl.h>
 STUCK_AFTER_S = 5.0  # a process that is still there so long after SIGKILL hangs in the kernel (state D)
+STUCK_TOLD = 100  # of them at most are named: a message has to fit its reader
 PAUSE_S, PAUSE_MAX_S, PAUSE_STUCK_S = 0.01, 0.1, 1.0  # between two rounds of killing
 CANNOT_START = 127
 
@@ -48,15 +49,15 @@ def read_process(pid: int) -> Process:
 
 
 def process(pid: int) -> Process | None:
-    """The same, None when there is none."""
+    """The same, None when there is none. Raises OSError when the system cannot say, for want of descriptors."""
     try:
         return read_process(pid)
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return None
 
 
 def processes() -> dict[int, Process]:
-    """Every process there is, by pid."""
+    """Every process there is, by pid. Raises OSError rather than leave one out."""
     found = (process(int(name)) for name in os.listdir("/proc") if name.isdigit())  # noqa: PTH208 - as above
     return {one.pid: one for one in found if one is not None}
 
@@ -78,24 +79,25 @@ def signal_exactly(target: Process, number: int) -> bool:
     """Signal this very process, never one that got its pid later. False when it has ended or may not be signalled."""
     try:
         descriptor = os.pidfd_open(target.pid)
-    except ProcessLookupError:
+    except OSError:
         return False
-    except OSError:  # no descriptor left: the check below still holds, with a gap of microseconds
-        descriptor = -1
     try:
-        now = process(target.pid)
-        if now is None or now.start != target.start:
+        if read_process(target.pid).start != target.start:
             return False
-        if descriptor < 0:
-            os.kill(target.pid, number)
-        else:
-            signal.pidfd_send_signal(descriptor, number)
+        signal.pidfd_send_signal(descriptor, number)
     except OSError:
         return False
     finally:
-        if descriptor >= 0:
-            os.close(descriptor)
+        os.close(descriptor)
     return True
+
+
+def signal_group(group: int, number: int) -> None:
+    """Signal a process group if it still exists and may be signalled."""
+    try:
+        os.killpg(group, number)
+    except OSError:
+        return
 
 
 def prctl(option: int, value: "int | bytes") -> None:
@@ -218,8 +220,8 @@ class Guardian:
         if command != b"term":
             self.kill()
         elif self.leader:  # not reaped yet, so the number cannot belong to another group
-            os.killpg(self.leader, signal.SIGTERM)
-            os.killpg(self.leader, signal.SIGCONT)
+            signal_group(self.leader, signal.SIGTERM)
+            signal_group(self.leader, signal.SIGCONT)
 
     def kill(self) -> None:
         if self.killing_since is None:
@@ -227,19 +229,19 @@ class Guardian:
 
     def sweep(self, since: float) -> None:
         """One round of killing. Whole groups first: that is atomic, so a chain of forks within one cannot run away."""
-        tree = [one for one in descendants({os.getpid()}, processes()) if one.state not in "ZX"]
+        try:
+            tree = [one for one in descendants({os.getpid()}, processes()) if one.state not in "ZX"]
+        except OSError:  # the whole system is out of descriptors: the next round sees more
+            tree = []
         mine = os.getsid(0)
         for group in {one.group for one in tree if one.session != mine}:
-            try:
-                os.killpg(group, signal.SIGKILL)
-            except OSError:
-                continue  # gone, or of another user: the single processes follow
+            signal_group(group, signal.SIGKILL)
         for one in tree:
             signal_exactly(one, signal.SIGKILL)
         late = time.monotonic() - since > STUCK_AFTER_S
         if late and tree and not self.stuck_told:
             self.stuck_told = True
-            self.tell(f'{{"event":"stuck","pids":{[one.pid for one in tree]}}}')
+            self.tell(f'{{"event":"stuck","pids":{[one.pid for one in tree[:STUCK_TOLD]]}}}')
         self.pause = PAUSE_STUCK_S if late else min(self.pause * 1.5, PAUSE_MAX_S)
 
 

@@ -18,7 +18,7 @@ async def help_text(program: Sequence[str], timeout: float) -> str:
 
 def _help_text(program: tuple[str, ...], timeout: float) -> str:
     try:
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: S603 - the very program that the configuration names, without a shell
             [*program, "--help"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -47,7 +47,9 @@ def port_problem(host: str, port: int) -> str | None:
 def _holder(port: int) -> str:
     try:
         found = next(
-            c.pid for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.laddr and c.laddr.port == port
+            c.pid
+            for c in psutil.net_connections("tcp")
+            if c.status == psutil.CONN_LISTEN and c.laddr and c.laddr.port == port
         )
         return f" by {psutil.Process(found).name()} (pid {found})" if found else ""
     except (StopIteration, psutil.Error, OSError):

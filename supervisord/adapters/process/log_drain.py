@@ -91,6 +91,7 @@ class LogDrain:
         self._turn: asyncio.Handle | None = None
         self._ring = Ring()
         self._lines = self._bytes = self._dropped = 0
+        self._gap = 0  # bytes dropped since the file last took some
 
     def start(self) -> None:
         self._watch()
@@ -188,6 +189,11 @@ class LogDrain:
 
     def _write(self, lines: Iterable[str]) -> None:
         prefix = f"{datetime.now(UTC).isoformat(timespec='milliseconds')} #{self._generation} "
+        if self._gap:
+            lines = [f"--- {self._gap} bytes not written: the disk was full or slower than the output", *lines]
         block = "".join(f"{prefix}{line}\n" for line in lines).encode()
-        if not self._file.append(block):
+        if self._file.append(block):
+            self._gap = 0
+        else:
+            self._gap += len(block)
             self._dropped += len(block)

@@ -67,17 +67,22 @@ class OrphanHunt:
         pause = PAUSE_S
         found: set[tuple[int, int]] = set()
         while not self._stopped.is_set():
-            left = self._quarry.find(found)
-            found |= {(one.pid, one.start) for one in left}
-            if not left and not self._leader:
-                self._tell(self._gone)
-                return
-            for one in left:
-                signal_exactly(one, signal.SIGKILL)
-            for pid in {one.pid for one in left} | ({self._leader} if self._leader else set()):
-                self._reap(pid)
+            with suppress(OSError):  # no descriptor left to look with: the next round may have one
+                if self._is_over(found):
+                    self._tell(self._gone)
+                    return
             self._stopped.wait(pause)
             pause = min(pause * 1.5, PAUSE_MAX_S)
+
+    def _is_over(self, found: set[tuple[int, int]]) -> bool:
+        """One round. True when nothing is left. `found` grows by what is: its zombies are ours to reap."""
+        left = self._quarry.find(found)
+        found |= {(one.pid, one.start) for one in left}
+        for one in left:
+            signal_exactly(one, signal.SIGKILL)
+        for pid in {one.pid for one in left} | ({self._leader} if self._leader else set()):
+            self._reap(pid)
+        return not left and not self._leader
 
     def _reap(self, pid: int) -> None:
         try:

@@ -1,4 +1,7 @@
-"""Looking at a process tree through /proc: what it uses, on which ports it listens. Blocking: call from a thread."""
+"""Looking at a process tree through /proc: what it uses, on which ports it listens.
+
+Blocking: call from a thread. Raises OSError when the system cannot say, for want of descriptors.
+"""
 
 import os
 import re
@@ -77,7 +80,7 @@ def _holds(pid: int, sockets: Collection[str]) -> bool:
 def _read(path: str) -> bytes:
     try:
         return Path(path).read_bytes()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return b""
 
 

@@ -178,7 +178,7 @@ class Connection(asyncio.Protocol):
             exchange.finish()
             return
         fault = UpstreamFault("eof", self._cut_where()) if exc is None else UpstreamFault("reset", self._cut_how(exc))
-        if self._may_be_stale(exchange):
+        if self._may_be_stale():
             self._owner.stale(exchange, fault)
         else:
             exchange.fail(fault)
@@ -275,16 +275,16 @@ class Connection(asyncio.Protocol):
     def _ends_with_connection(self) -> bool:
         """Whether the answer has neither a length nor chunks, so that the end of the connection is its own."""
         fields = self._answer_fields
-        if fields is None or self._complete:
+        if fields is None:
             return False
         return not any(
             name == b"content-length" or (name == b"transfer-encoding" and value.lower().endswith(b"chunked"))
             for name, value in fields
         )
 
-    def _may_be_stale(self, exchange: RelayExchange) -> bool:
-        just_sent = monotonic() - self.heard_at < STALE_WITHIN_S
-        return self._reused and not self._answered and not exchange.retried and just_sent
+    def _may_be_stale(self) -> bool:
+        """Whether it was closed while it was kept. A retry goes to a fresh connection, so there is only one."""
+        return self._reused and not self._answered and monotonic() - self.heard_at < STALE_WITHIN_S
 
     def _cut_where(self) -> str:
         if not self._answered:

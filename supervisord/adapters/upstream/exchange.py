@@ -19,7 +19,7 @@ class Line(Protocol):
 class RelayExchange:
     """A ports.Exchange. `line` is None before it is connected, and once it is over."""
 
-    __slots__ = ("line", "over", "paused", "receiver", "request", "retried")
+    __slots__ = ("line", "over", "paused", "receiver", "request")
 
     def __init__(self, request: UpstreamRequest, receiver: Receiver) -> None:
         self.request = request
@@ -27,7 +27,6 @@ class RelayExchange:
         self.line: Line | None = None
         self.over = False
         self.paused = False
-        self.retried = False
 
     def pause(self) -> None:
         if not self.paused:

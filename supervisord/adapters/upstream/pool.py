@@ -136,7 +136,6 @@ class HttpUpstream:
         It is not a fault of kind "connect": the first connection may have carried the request to a server that then
         died of it.
         """
-        exchange.retried = True
         problem = await self._begin_on_new(exchange, encode_head(exchange.request))
         if problem:
             exchange.fail(UpstreamFault(fault.kind, f"{fault.detail}; connecting again: {problem}"))

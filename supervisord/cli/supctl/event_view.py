@@ -22,14 +22,17 @@ _KINDS = {
 def line(event: Event, screen: Screen) -> str:
     """Time, kind, whom it is about, and what happened. Never cut: the end tells what was done."""
     kind = screen.paint(Cell(event.kind, _KINDS.get(event.kind, Style.PLAIN)), max(_KIND_WIDTH, len(event.kind)))
-    return f"{moment(event.at)}  {kind}  {_subject(event)}{event.message}{_job(event)}"
+    return f"{moment(event.at)}  {kind}  {_subject(event)}{_job(event)}"
 
 
 def _subject(event: Event) -> str:
-    """Backend and generation, as a log names a program and its process."""
+    """Backend and generation, as a log names a program and its process, and what happened to it."""
     if not event.backend:
-        return ""
-    return f"{event.backend}: " if event.generation is None else f"{event.backend}[{event.generation}]: "
+        return event.message
+    name = event.backend if event.generation is None else f"{event.backend}[{event.generation}]"
+    if event.message.startswith(f"{event.backend} "):  # it names the backend itself
+        return name + event.message.removeprefix(event.backend)
+    return f"{name}: {event.message}"
 
 
 def _job(event: Event) -> str:

@@ -9,6 +9,7 @@ from supervisord.cli.supctl.table import Column, table
 from supervisord.cli.supctl.wire import Backend, Gpu, Host, Queue, Status
 
 STALE_AFTER_S = 15.0  # three times the slowest sampling: an older figure is told with its age
+NO_SWAP = "no swap"  # the daemon lists it among what is missing, in these words
 HOLDERS_SHOWN = 4  # a desktop holds VRAM with dozens of small processes
 
 _PHASES = {
@@ -89,14 +90,15 @@ def _host(host: Host | None) -> list[Cell]:
         Cell(_swap(host)),
         Cell(f"stall {stall}"),
     ]
-    if host.missing:
-        cells.append(Cell(f"not measured: {', '.join(host.missing)}", Style.FAINT))
+    missing = [what for what in host.missing if what != NO_SWAP]
+    if missing:
+        cells.append(Cell(", ".join(missing), Style.FAINT))
     return cells + _age(host.sample_age_s)
 
 
 def _swap(host: Host) -> str:
     if not host.swap_total:
-        return "no swap"
+        return NO_SWAP
     text = f"swap {gib(host.swap_used)}/{gib(host.swap_total)} GiB"
     if host.swap_in_rate is None or host.swap_out_rate is None:
         return text
@@ -114,10 +116,10 @@ def _age(age: float | None, *, stale: bool = False) -> list[Cell]:
 def _gpus(status: Status, screen: Screen) -> list[str]:
     lines: list[str] = []
     if status.sensor_state == "absent":
-        return screen.flow([Cell(f"gpu   none ({status.sensor_problem or 'no GPU'})", Style.FAINT)], gap="   ")
+        return _wrapped(Cell(f"gpu   none ({status.sensor_problem or 'no GPU'})", Style.FAINT), screen, indent="      ")
     if status.sensor_state not in {"ok", ""}:
         why = f": {status.sensor_problem}" if status.sensor_problem else ""
-        lines += screen.flow([Cell(f"gpu   sensor {status.sensor_state}{why}", Style.BAD)], gap="   ")
+        lines += _wrapped(Cell(f"gpu   sensor {status.sensor_state}{why}", Style.BAD), screen, indent="      ")
     for gpu in status.gpus:
         lines += screen.flow(_gpu(gpu), gap="   ", indent="      ")
     return lines
@@ -161,9 +163,9 @@ def _warnings(status: Status) -> list[Cell]:
     return [Cell(text, Style.BUSY) for text in warnings]
 
 
-def _wrapped(warning: Cell, screen: Screen) -> list[str]:
+def _wrapped(warning: Cell, screen: Screen, indent: str = "  ") -> list[str]:
     """A warning is never cut: its end is often what to do about it."""
-    parts = textwrap.wrap(warning.text, screen.width, subsequent_indent="  ")
+    parts = textwrap.wrap(warning.text, screen.width, subsequent_indent=indent, break_on_hyphens=False)
     return [screen.paint(Cell(part, warning.style)) for part in parts]
 
 
@@ -188,10 +190,12 @@ def _row(backend: Backend) -> Sequence[Cell]:
 def _model(backend: Backend) -> str:
     if not backend.model:
         return "remote" if backend.runtime == "remote" else ABSENT
-    model = backend.model.removesuffix(".gguf")
-    if not backend.quantization or backend.quantization.casefold() in model.casefold():
+    model, quantization = backend.model.removesuffix(".gguf"), backend.quantization
+    for words, letter in ((" - Small", "_S"), (" - Medium", "_M"), (" - Large", "_L")):
+        quantization = quantization.replace(words, letter)  # llama.cpp says "Q4_K - Medium", files and people Q4_K_M
+    if not quantization or quantization.casefold() in model.casefold():
         return model
-    return f"{model} {backend.quantization}"
+    return f"{model} {quantization}"
 
 
 def _memory(backend: Backend) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import resource
 import signal
 import socket
 from contextlib import suppress
@@ -253,6 +254,36 @@ async def test_a_killed_guardian_takes_its_tree_along(host: LinuxProcessHost, fo
     assert alive(other.pid)
     other.kill()
     await other_events.until_gone()
+
+
+async def test_a_stopped_guardian_is_woken_to_kill(host: LinuxProcessHost) -> None:
+    process, events = await start(host, sh("exec sleep 1000"))
+    os.kill(process.guardian.pid, signal.SIGSTOP)
+    await until(lambda: "T (stopped)" in proc(process.guardian.pid, "status"))
+    process.kill()
+    await events.until_gone()
+
+
+async def test_without_descriptors_nothing_is_taken_for_gone(host: LinuxProcessHost) -> None:
+    """What cannot be seen is still there: usage stays as it was, and a hunt goes on."""
+    process, events = await start(host, py(ESCAPE + "time.sleep(1000)"))
+    escaped = await events.pid("escaped")
+    await events.pid("leader")
+    seen = await process.usage()
+    assert len(seen.pids) == 2
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        assert await process.usage() == seen
+        assert not await process.owns_port(1)
+        os.kill(process.guardian.pid, signal.SIGKILL)
+        await asyncio.sleep(0.2)  # some rounds of looking
+        assert events.story == []
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    await events.until_gone()
+    assert events.story == ["exited", "gone"]
+    assert not exists(escaped)
 
 
 async def test_a_guardian_killed_after_its_leader(host: LinuxProcessHost) -> None:

@@ -189,6 +189,33 @@ async def test_a_guardian_that_fails_is_quoted(host: LinuxProcessHost, monkeypat
         await host.spawn(sh("exit 0"), Recorder())
 
 
+async def test_a_fork_that_is_refused(host: LinuxProcessHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = f"""
+import os, runpy
+def fork(): raise BlockingIOError(11, "")
+os.fork = fork
+runpy.run_path({launch.guardian.__file__!r}, run_name="__main__")
+"""
+    monkeypatch.setattr(launch, "COMMAND", (sys.executable, "-c", program))
+    with pytest.raises(SpawnError, match="refuses a new process: Resource temporarily unavailable; raise") as caught:
+        await host.spawn(sh("exit 0"), Recorder())
+    assert not caught.value.permanent
+
+
+@pytest.mark.parametrize("later", [False, True])
+async def test_a_start_cancelled_at_the_moment_it_fails(host: LinuxProcessHost, later: bool) -> None:
+    async with asyncio.TaskGroup() as group:
+        spawning = group.create_task(host.spawn(ProcessSpec("b", 1, ("no-such",), {}), Recorder()))
+        await until(lambda: bool(host._children))
+        (child,) = host._children
+        child._started.add_done_callback(lambda _: spawning.cancel())
+        if later:  # its guardian is gone too by the time the caller hears of it
+            child._started.remove_done_callback(lambda _: None)
+            child._loop.remove_reader(child._launched.control)
+    assert spawning.cancelled()
+    await until(lambda: not host._children)
+
+
 async def test_a_start_that_takes_too_long_is_given_up(host: LinuxProcessHost, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "COMMAND", (sys.executable, "-c", "import os; os.read(3, 9)"))
     monkeypatch.setattr(host_module, "START_S", 0.05)

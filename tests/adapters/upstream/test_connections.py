@@ -7,7 +7,7 @@ import pytest
 
 from supervisord.adapters.upstream import connection as connection_module
 from supervisord.ports import UpstreamRequest
-from tests.fakes.raw_server import Peer, raw_server
+from tests.fakes.raw_server import Peer, raw_server, turns
 from tests.fakes.receiver import Remembering, an_upstream, exchange, request_to
 
 SMALL = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
@@ -187,6 +187,26 @@ async def test_stale_connection_noticed_before_use_is_not_taken() -> None:
         assert (await exchange(upstream, request_to(server.port))).endings == ["end"]
 
 
+async def test_connection_that_is_just_closing_is_not_taken() -> None:
+    async with raw_server(keep_answering) as server, an_upstream() as upstream:
+        await exchange(upstream, request_to(server.port))
+        upstream._idle["127.0.0.1", server.port][0]._transport.abort()
+        assert (await exchange(upstream, request_to(server.port))).endings == ["end"]
+        assert not upstream.one_stale.is_set()
+
+
+async def test_server_that_closes_without_taking_the_request_is_noticed() -> None:
+    """The rest of the request can never be sent, and must not be waited for."""
+
+    async def script(peer: Peer) -> None:
+        await peer.reader.readuntil(b"\r\n\r\n")
+        peer.writer.write_eof()
+        await asyncio.sleep(2)
+
+    async with raw_server(script) as server, an_upstream() as upstream, asyncio.timeout(1):
+        assert (await exchange(upstream, request_to(server.port, b"x" * 30_000_000))).fault.kind == "eof"
+
+
 async def test_only_once() -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
@@ -278,6 +298,32 @@ async def test_abort_during_the_retry_is_silent() -> None:
         assert not receiver.endings
 
 
+async def test_pause_during_the_retry_holds_on_the_fresh_connection() -> None:
+    answered = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        peer.send(SMALL)
+        await peer.writer.drain()
+        if peer.number == 2:
+            answered.set()
+        await peer.request()
+
+    async with raw_server(script) as server, an_upstream() as upstream:
+        await exchange(upstream, request_to(server.port))
+        receiver = Remembering()
+        running = await upstream.start(request_to(server.port), receiver)
+        await until(upstream.one_stale)
+        running.pause()
+        running.resume()
+        running.pause()
+        await until(answered)
+        await turns()
+        assert receiver.heads == []
+        running.resume()
+        assert (await receiver.over()).endings == ["end"]
+
+
 async def test_close_during_the_retry_ends_it_with_a_fault() -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
@@ -321,7 +367,8 @@ async def test_connect_timeout() -> None:
             filler.connect_ex(address)
         request = UpstreamRequest(*address, "GET", "/", (), b"", 5, connect_timeout_s=0.1)
         async with an_upstream() as upstream:
-            told = await exchange(upstream, request)
+            async with asyncio.timeout(2):
+                told = await exchange(upstream, request)
         for filler in fillers:
             filler.close()
     assert told.fault.kind == "connect"
@@ -354,7 +401,10 @@ async def test_bytes_nobody_asked_for_close_a_kept_connection() -> None:
         await peer.closed_by_client()
         closed.set()
 
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
     async with raw_server(script) as server, an_upstream() as upstream:
         await exchange(upstream, request_to(server.port))
         await until(closed)
+        assert not complaints
         assert not upstream._idle.get(("127.0.0.1", server.port))

@@ -135,6 +135,11 @@ async def test_large_body_behind_a_small_head_is_within_limits() -> None:
     assert (len(told.body), told.endings) == (size, ["end"])
 
 
+async def test_only_bytes_since_the_last_of_the_body_count_against_the_limit() -> None:
+    told = await answered(OK + b"Transfer-Encoding: chunked\r\n\r\n20000\r\n", b"x" * 131072, b"\r\n", b"0\r\n\r\n")
+    assert (len(told.body), told.endings) == (131072, ["end"])
+
+
 @pytest.mark.parametrize(
     ("sent", "words"), [(b"", "before any answer"), (LENGTH[:-3], "in its answer"), (UNTIL_CLOSE, "in its answer")]
 )

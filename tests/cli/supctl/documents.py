@@ -140,7 +140,7 @@ TROUBLED: dict[str, Any] = {
         "swap_in_bytes_per_s": 12.5 * 2**20,
         "swap_out_bytes_per_s": 130.0 * 2**20,
         "stall_some_percent": 43.6,
-        "missing": ["oom counter"],
+        "missing": ["no swap", "no OOM counter"],
         "sample_age_s": 64.0,
     },
     "gpu_sensor": {"state": "stale", "problem": "the driver has not answered for 42 s"},
@@ -270,9 +270,11 @@ EVENTS: list[dict[str, Any]] = [
      "generation": None, "job_id": None, "data": {}},
     {"id": 2, "at": AT + 60, "kind": "backend.exit", "message": "GPU out of memory: ended by SIGABRT",
      "backend": "llama3-70b", "generation": 7, "job_id": None, "data": {"signal": 6}},
-    {"id": 3, "at": AT + 61, "kind": "job.retry", "message": "run again on rung 1", "backend": "llama3-70b",
+    {"id": 3, "at": AT + 60.5, "kind": "backend.phase", "message": "llama3-70b is starting: it ran out of memory",
+     "backend": "llama3-70b", "generation": 8, "job_id": None, "data": {}},
+    {"id": 4, "at": AT + 61, "kind": "job.retry", "message": "run again on rung 1", "backend": "llama3-70b",
      "generation": None, "job_id": "7f3a0c11", "data": {}},
-    {"id": 4, "at": None, "kind": "backend.orphans_killed", "message": "killed 2 workers of job 7f3a0c11",
+    {"id": 5, "at": None, "kind": "backend.orphans_killed", "message": "killed 2 workers of job 7f3a0c11",
      "backend": None, "generation": None, "job_id": "7f3a0c11", "data": {}},
 ]  # fmt: skip
 

@@ -52,7 +52,7 @@ class Stream:
 
 @dataclass
 class Peer:
-    """`answers` by path, with `?follow` where it is followed: a JSON document, a text, a (status, document), a Stream."""
+    """`answers` by path, with `?follow` where it is followed: JSON, a text, a (status, JSON), or a Stream."""
 
     path: Path
     loop: asyncio.AbstractEventLoop

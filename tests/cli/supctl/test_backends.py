@@ -116,6 +116,17 @@ class TestLogs:
         assert "the daemon went away" in ended.err
         assert peer.seen[0].query == {"lines": "200", "follow": "1"}
 
+    def test_silence_does_not_end_a_follow(self, supctl, peer):
+        """Only the head of a followed answer is bounded by the answer's time-out."""
+        stream = peer.stream()
+        peer.answers[f"{self.PATH}?follow"] = stream
+        with supctl.running("logs", "llama", "-f", "--answer-timeout", "0.2") as running:
+            stream.send("first")
+            running.wait_for("first")
+            assert not stream.left.wait(0.6)
+            stream.send("second")
+            running.wait_for("second")
+
     def test_long_line_is_bounded(self, supctl, peer):
         peer.answers[self.PATH] = "x" * 3_000_000 + "\nend\n"
         lines = supctl("logs", "llama").out.splitlines()

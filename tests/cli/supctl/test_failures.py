@@ -109,8 +109,11 @@ class TestTimeout:
         drip = peer.stream()
         peer.answers["/v1/status"] = drip
         with supctl.running("status", "--answer-timeout", "0.5") as running:
-            while not drip.left.wait(0.02):
+            for _ in range(250):
                 drip.send(" ")
+                if drip.left.wait(0.02):
+                    break
+            assert drip.left.is_set()
             assert running.stop().status == 5
 
 

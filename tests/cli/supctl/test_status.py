@@ -44,6 +44,21 @@ def test_file_names_lose_what_is_known(supctl, peer):
     assert " Llama-3.3-70B-Instruct.Q4_K_M  12k " in supctl("status", COLUMNS="200").out
 
 
+@pytest.mark.parametrize(
+    ("told", "shown"), [("Q4_K - Medium", "70B Q4_K_M "), ("Q3_K - Small", "70B Q3_K_S "), ("Q6_K", "70B Q6_K ")]
+)
+def test_quantization_as_people_write_it(supctl, peer, told, shown):
+    peer.answers["/v1/status"] = {"backends": [documents.backend("llama", quantization=told)]}
+    assert f"  {shown}" in supctl("status").out
+
+
+def test_what_to_do_about_a_missing_sensor_is_not_cut(supctl, peer):
+    problem = "NVML: shared library not found: install the driver's libnvidia-ml.so.1 if this machine has a GPU"
+    peer.answers["/v1/status"] = {"gpu_sensor": {"state": "absent", "problem": problem}}
+    lines = supctl("status", COLUMNS="80").out.splitlines()
+    assert f"{lines[2]} {lines[3].strip()}" == f"gpu   none ({problem})"
+
+
 def test_gpu_that_misses_figures(supctl, peer):
     gpu = {"index": 3, "name": "H200", "state": "stale", "holders": []}
     failing = {"index": 4, "name": "H200", "state": "failing", "problem": "Unknown Error"}
