@@ -145,13 +145,17 @@ class Dispatcher:
 
     def granted(self, job_id: str, backend_name: str, generation: int) -> None:
         """A backend gave the slot that was asked for."""
-        ticket = self._tickets.pop(job_id, None)
         backend = self._backends[backend_name]
-        current = backend.generation
-        if ticket is None or ticket.lease.done() or current is None:  # its client left while it was being asked
+        ticket = self._tickets.pop(job_id, None)
+        if ticket is None:
             backend.post(life.LeaseEnded(generation, served=False))
             return
         job, key = self.queue.take(job_id)
+        current = backend.generation
+        if ticket.lease.done() or current is None:  # its client has left, and has not been told to us yet
+            backend.post(life.LeaseEnded(generation, served=False))
+            self._again = True
+            return
         lease = Lease(job, backend, current, self._clock.monotonic(), key)
         self._leases[job_id] = lease
         ticket.lease.set_result(lease)

@@ -113,7 +113,10 @@ class Gateway:
             await self._run(course, ticket, client)
         except asyncio.CancelledError:
             self._dispatcher.withdraw(job.id)
-            self._finish(course, JobStatus.CANCELLED, FailureReason.CLIENT_LEFT, "the client closed the connection")
+            if course.attempt is not None and course.attempt.status is JobStatus.DONE:
+                self._finish(course, JobStatus.DONE, None, "")
+            else:
+                self._finish(course, JobStatus.CANCELLED, FailureReason.CLIENT_LEFT, "the client closed the connection")
             raise
         except SupervisorError as error:
             self._finish(course, *_ending(error, course))
@@ -121,9 +124,8 @@ class Gateway:
 
     async def _run(self, course: _Course, ticket: Ticket, client: Client) -> None:
         while True:
-            lease = await ticket.lease
+            lease = await self._lease(ticket)
             outcome = await self._try(course, lease, client)
-            course.outcome = outcome
             if outcome.status is not JobStatus.DONE and outcome.reason in _SUSPICIOUS:
                 # Its exit may not have been told yet: no job is sent to it before it answers a probe again.
                 lease.backend.post(life.ProbeMissed(lease.generation.number, outcome.detail))
@@ -138,6 +140,15 @@ class Gateway:
             else:
                 self._answer_failure(course, outcome, client)
             return
+
+    async def _lease(self, ticket: Ticket) -> Lease:
+        try:
+            return await ticket.lease
+        except asyncio.CancelledError:
+            # The client may leave in the very turn in which the slot was given.
+            if ticket.lease.done() and not ticket.lease.cancelled() and ticket.lease.exception() is None:
+                self._dispatcher.give_back(ticket.lease.result(), served=False)
+            raise
 
     def _answer_failure(self, course: _Course, outcome: AttemptOutcome, client: Client) -> None:
         """The last attempt failed: pass on what the backend said, or say it ourselves; nothing if it was said."""
@@ -177,11 +188,12 @@ class Gateway:
             left = outcome is None
             if outcome is None:
                 outcome = attempt.gone()
+            course.outcome = outcome
             course.job = retried(course.job, backend.name)
             course.attempt = self._attempt_record(course, lease, outcome, number, started_at)
             self._store_attempt(course.attempt)
             if left:
-                self._dispatcher.give_back(lease, served=False)
+                self._dispatcher.give_back(lease, served=outcome.status is JobStatus.DONE)
         if outcome.usage.tokens_per_second is not None:
             backend.tokens_per_second = outcome.usage.tokens_per_second
         return outcome

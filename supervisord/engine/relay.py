@@ -312,8 +312,13 @@ class Attempt:
             self._exchange.abort()
 
     def gone(self) -> AttemptOutcome:
-        """The client left: what is known of the attempt until then."""
+        """The client left: what is known of the attempt until then.
+
+        SDKs close as soon as they have read [DONE]: such an answer has arrived whole.
+        """
         self._abort_exchange()
+        if self._streaming and self._watch.done:
+            return self._succeeded(self._watch.tail)
         left = self._failed(FailureReason.CLIENT_LEFT, "the client closed the connection")
         return replace(left, status=JobStatus.CANCELLED)
 

@@ -2,9 +2,11 @@
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 
 import psutil
 
@@ -18,17 +20,24 @@ async def help_text(program: Sequence[str], timeout: float) -> str:
 
 def _help_text(program: tuple[str, ...], timeout: float) -> str:
     try:
-        done = subprocess.run(  # noqa: S603 - the very program that the configuration names, without a shell
+        asked = subprocess.Popen(  # noqa: S603 - the very program that the configuration names, without a shell
             [*program, "--help"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=timeout,
-            check=False,
+            start_new_session=True,
         )
-    except (OSError, subprocess.SubprocessError):
-        return ""  # what it does not tell is not used
-    return done.stdout[:HELP_BYTES].decode("utf-8", "replace") if done.returncode == 0 else ""
+    except OSError:
+        return ""  # the start itself will say why
+    with asked:
+        try:
+            text, _ = asked.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            return ""  # what it does not tell is not used
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(asked.pid, signal.SIGKILL)  # it, if it hangs, and whatever it left behind
+    return text[:HELP_BYTES].decode("utf-8", "replace") if asked.returncode == 0 else ""
 
 
 def port_problem(host: str, port: int) -> str | None:

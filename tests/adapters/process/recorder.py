@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -117,16 +118,16 @@ def exists(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
-def descriptors() -> set[str]:
-    """What this process holds open, by target (numbers are reused) and how often.
+def descriptors() -> Counter[str]:
+    """What this process holds open: the targets (numbers are reused), and how often.
 
-    Without log files: the writer's thread opens them in its own time.
+    Without the files that threads of the host open in their own time: logs, and the record of processes.
     """
-    found: list[str] = []
+    found: Counter[str] = Counter()
     for link in Path("/proc/self/fd").iterdir():
         with suppress(FileNotFoundError):  # the one that lists the folder
-            found.append(re.sub(r"\d+", "", str(link.readlink())))
-    return {f"{target} x{found.count(target)}" for target in found if not target.endswith(".log")}
+            found[re.sub(r"\d+", "", str(link.readlink()))] += 1
+    return Counter({name: count for name, count in found.items() if not name.endswith((".log", ".new"))})
 
 
 async def until(condition: Callable[[], bool]) -> None:

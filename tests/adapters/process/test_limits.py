@@ -7,6 +7,7 @@ import os
 import resource
 import socket
 import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ async def test_without_descriptors_a_start_is_refused_and_works_again_later(host
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for descriptor in filler:
             os.close(descriptor)
-    assert 7 <= len(refused) <= 9
+    assert 5 <= len(refused) <= 9  # of the nine it takes; threads of the host open and close files meanwhile
     assert not any(error.permanent for error in refused)
     assert all("raise the limit of open files" in error.message for error in refused)
     await until(lambda: not host._children)
@@ -85,10 +86,10 @@ def test_what_the_system_refuses_is_worth_another_try(number: int, words: str) -
 async def test_restarts_cost_nothing_in_the_long_run(host: LinuxProcessHost) -> None:
     """Descriptors, threads and memory are after 150 starts what they were after 50."""
 
-    def figures() -> tuple[int, int, int]:
+    def figures() -> tuple[Counter[str], int, int]:
         gc.collect()
         resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-        return len(open_numbers()), threading.active_count(), resident
+        return descriptors(), threading.active_count(), resident
 
     for generation in range(50):
         await run_once(host, generation)

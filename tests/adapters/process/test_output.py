@@ -176,7 +176,8 @@ async def test_only_a_share_of_lines_is_handed_on_in_one_turn(host: LinuxProcess
     await events.until_gone()
 
 
-async def test_a_disk_slower_than_the_flood_loses_log_and_nothing_else(host: LinuxProcessHost, tmp_path: Path) -> None:
+async def test_a_disk_slower_than_the_flood_loses_log_and_nothing_else(tmp_path: Path) -> None:
+    host = LinuxProcessHost(tmp_path / "state", tmp_path / "log", log_max_bytes=1 << 30, log_keep=1)
     (tmp_path / "log").mkdir()
     os.mkfifo(tmp_path / "log" / "b.log")  # opening it blocks the writer's thread: a disk that hangs
     events = Recorder()
@@ -192,6 +193,7 @@ async def test_a_disk_slower_than_the_flood_loses_log_and_nothing_else(host: Lin
         await until(lambda: host._writer.file("b").written > 3 << 20)
         process._drain.header("later")  # type: ignore[attr-defined]
     assert f"--- {dropped} bytes not written: the disk was full or slower than the output".encode() in reading.result()
+    await host.close()
 
 
 def _read_until(fifo: Path, word: bytes) -> bytes:

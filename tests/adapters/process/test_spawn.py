@@ -203,14 +203,21 @@ runpy.run_path({launch.guardian.__file__!r}, run_name="__main__")
 
 
 @pytest.mark.parametrize("later", [False, True])
-async def test_a_start_cancelled_at_the_moment_it_fails(host: LinuxProcessHost, later: bool) -> None:
+async def test_a_start_cancelled_at_the_moment_it_fails(
+    host: LinuxProcessHost, monkeypatch: pytest.MonkeyPatch, later: bool
+) -> None:
     async with asyncio.TaskGroup() as group:
         spawning = group.create_task(host.spawn(ProcessSpec("b", 1, ("no-such",), {}), Recorder()))
         await until(lambda: bool(host._children))
         (child,) = host._children
-        child._started.add_done_callback(lambda _: spawning.cancel())
+        answer = child._answer_start
+
+        def answer_and_cancel(error: SpawnError | None) -> None:
+            answer(error)
+            spawning.cancel()
+
+        monkeypatch.setattr(child, "_answer_start", answer_and_cancel)
         if later:  # its guardian is gone too by the time the caller hears of it
-            child._started.remove_done_callback(lambda _: None)
             child._loop.remove_reader(child._launched.control)
     assert spawning.cancelled()
     await until(lambda: not host._children)

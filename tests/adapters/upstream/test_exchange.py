@@ -198,8 +198,18 @@ async def test_timer_of_an_earlier_exchange_does_not_hurt() -> None:
         await exchange(upstream, request_to(server.port, idle_timeout_s=0.1))
         told = await exchange(upstream, request_to(server.port, idle_timeout_s=5))
         assert (told.body, told.endings) == (b"one", ["end"])
-        await asyncio.sleep(0.15)  # the timer that fires on an idle connection leaves it alone
-        assert len(upstream._open) == 1
+
+
+async def test_timer_leaves_a_kept_connection_alone() -> None:
+    async def script(peer: Peer) -> None:
+        while await peer.request():
+            peer.send(SMALL)
+
+    async with raw_server(script) as server, an_upstream() as upstream:
+        await exchange(upstream, request_to(server.port, idle_timeout_s=0.05))
+        await asyncio.sleep(0.1)
+        assert (await exchange(upstream, request_to(server.port, idle_timeout_s=0.05))).endings == ["end"]
+        assert len(server.peers) == 1
 
 
 async def test_paused_time_does_not_count_as_silence() -> None:
