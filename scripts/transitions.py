@@ -71,7 +71,7 @@ def essence(state: BackendState) -> BackendState:
         generation=GENERATION,
         cause=kept,
         reason="",
-        failures=(NOW,) * len(state.failures),
+        failures=(NOW,) * min(len(state.failures), POLICY.restart.max_failures),  # more than enough is enough
         streak=0,
         restarts=0,
         ready_since=None,

@@ -244,6 +244,18 @@ class World(RuleBasedStateMachine):
         self.move(job.id, JobEvent.CANCELLED)
         self.pump()
 
+    @precondition(lambda self: len(self.queue))
+    @rule(name=names)
+    def a_lease_is_asked_out_of_turn(self, name: str) -> None:
+        """The choice was made by a look at the past."""
+        first = [job for job in self.queue.first_of_each_model() if job.model in BACKENDS[name]]
+        if first:
+            self.tell(name, life.LeaseAsked(first[0].id))
+
+    @rule(name=names)
+    def a_wake_comes_late(self, name: str) -> None:
+        self.tell(name, life.WakeAsked("a job that is gone"))
+
     @precondition(lambda self: self.running)
     @rule(data=st.data(), served=st.booleans(), again=st.booleans())
     def an_attempt_ends(self, data: st.DataObject, *, served: bool, again: bool) -> None:
