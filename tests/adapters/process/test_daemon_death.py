@@ -153,12 +153,15 @@ def test_a_stopped_guardian_is_dealt_with_by_the_next_life(start: Callable[..., 
 
 # --- the guardian alone ---
 
+# Leaves a worker in the group of the leader, with the default answer to SIGTERM.
+WORKER = "import os, signal, time; signal.signal(15, signal.SIG_DFL); os.fork() and os._exit(0); time.sleep(1000)"
 
-def guardian_of(daemon: int, marker: Path) -> tuple[subprocess.Popen[bytes], socket.socket]:
+
+def guardian_of(daemon: int, marker: Path, last: str = "sleep 1000") -> tuple[subprocess.Popen[bytes], socket.socket]:
     """A guardian that is told `daemon` as its parent, about to start a program that makes the file `marker`."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     description = os.memfd_create("description")
-    spec = sh(f"touch {marker}; exec sleep 1000")
+    spec = sh(f"trap '' TERM; touch {marker}; exec {last}")
     os.write(description, guardian.pack(list(spec.argv), {"PATH": os.environ["PATH"]}, "", 0, None))
     os.lseek(description, 0, os.SEEK_SET)
     script = 'exec 3<&"$1" 4<&"$2"; shift 2; exec "$@"'
@@ -188,6 +191,22 @@ def test_a_lost_control_socket_alone_ends_everything(tmp_path: Path) -> None:
     control.close()
     assert process.wait(FIVE_S) == 0
     assert not alive(told["pid"])
+
+
+def test_a_term_after_the_leader_has_ended_reaches_nobody(tmp_path: Path) -> None:
+    """The number of its group may be anybody's by then; here a worker that would die of it still has it."""
+    process, control = guardian_of(os.getpid(), tmp_path / "ran", f"{sys.executable} -c '{WORKER}'")
+    told = [json.loads(control.recv(100))["event"] for _ in range(2)]
+    assert told == ["spawned", "exited"]
+    control.send(b"term")
+    control.settimeout(0.3)
+    with pytest.raises(TimeoutError):
+        control.recv(100)
+    control.settimeout(10)
+    control.send(b"kill")
+    assert json.loads(control.recv(100)) == {"event": "gone"}
+    assert process.wait(FIVE_S) == 0
+    control.close()
 
 
 def test_a_lost_daemon_ends_everything_although_its_socket_lives_on(tmp_path: Path) -> None:

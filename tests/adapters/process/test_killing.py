@@ -218,9 +218,18 @@ time.sleep(1000)
 
 
 async def test_a_port_held_by_a_stranger_is_not_ours(host: LinuxProcessHost) -> None:
-    process, events = await start(host, sh("exec sleep 1000"))
+    """Nor is one from which the tree only connects."""
+    program = """
+import socket, sys, time
+s = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+print("from=%d" % s.getsockname()[1])
+time.sleep(1000)
+"""
     with socket.create_server(("127.0.0.1", 0)) as stranger:
+        process, events = await start(host, py(program, str(stranger.getsockname()[1])))
+        port = await events.pid("from")
         assert not await process.owns_port(stranger.getsockname()[1])
+        assert not await process.owns_port(port)
     process.kill()
     await events.until_gone()
 
