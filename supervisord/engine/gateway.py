@@ -20,9 +20,10 @@ from supervisord.core.errors import (
     SupervisorError,
 )
 from supervisord.core.job import FailureReason, Job, JobStatus, Submission
-from supervisord.core.record import AttemptRecord, EventKind, JobRecord, JobResult
+from supervisord.core.record import AttemptRecord, EventKind
 from supervisord.engine.dispatcher import Dispatcher, Lease, Ticket, retried
 from supervisord.engine.journal import Journal
+from supervisord.engine.records import Course, attempt_record, job_result
 from supervisord.engine.relay import Attempt, AttemptOutcome, RelayPolicy
 from supervisord.ports import Client, Clock, JobStore, Upstream, UpstreamRequest
 
@@ -56,18 +57,6 @@ _SUSPICIOUS = frozenset(
         FailureReason.STREAM_CUT,
     }
 )
-
-
-class _Course:
-    """What has happened to one job so far."""
-
-    def __init__(self, job: Job, record: JobRecord) -> None:
-        self.job = job
-        self.record = record
-        self.queued_at = job.arrived
-        self.waited = 0.0
-        self.attempt: AttemptRecord | None = None
-        self.outcome: AttemptOutcome | None = None
 
 
 class Gateway:
@@ -104,7 +93,7 @@ class Gateway:
         self._dispatcher.require(submission.model)
         job = self._new_job(submission)
         announce(job.id)
-        course = _Course(job, self._record(job))
+        course = Course(job, keep_prompt=self._policy.keep_prompts, keep_client=self._policy.keep_clients)
         if self.closed:
             raise DrainingError(self.closed, retry_after_s=5)
         self._store.put_job(course.record)  # raises before anything was accepted
@@ -122,7 +111,7 @@ class Gateway:
             self._finish(course, *_ending(error, course))
             raise
 
-    async def _run(self, course: _Course, ticket: Ticket, client: Client) -> None:
+    async def _run(self, course: Course, ticket: Ticket, client: Client) -> None:
         while True:
             lease = await self._lease(ticket)
             outcome = await self._try(course, lease, client)
@@ -150,7 +139,7 @@ class Gateway:
                 self._dispatcher.give_back(ticket.lease.result(), served=False)
             raise
 
-    def _answer_failure(self, course: _Course, outcome: AttemptOutcome, client: Client) -> None:
+    def _answer_failure(self, course: Course, outcome: AttemptOutcome, client: Client) -> None:
         """The last attempt failed: pass on what the backend said, or say it ourselves; nothing if it was said."""
         if outcome.answer is not None and not outcome.reached_client:
             headers = (*outcome.answer.headers, *self._headers_of(course))
@@ -161,7 +150,7 @@ class Gateway:
             raise _error_of(outcome)
         self._finish(course, outcome.status, outcome.reason, outcome.detail)
 
-    async def _try(self, course: _Course, lease: Lease, client: Client) -> AttemptOutcome:
+    async def _try(self, course: Course, lease: Lease, client: Client) -> AttemptOutcome:
         backend, generation = lease.backend, lease.generation
         course.waited += lease.granted - course.queued_at
         started_at = self._clock.wall()
@@ -189,8 +178,11 @@ class Gateway:
             if outcome is None:
                 outcome = attempt.gone()
             course.outcome = outcome
+            now = self._clock.monotonic()
+            course.attempt = attempt_record(
+                course, lease, outcome, started_at=started_at, now=now, hardware=self._hardware()
+            )
             course.job = retried(course.job, backend.name)
-            course.attempt = self._attempt_record(course, lease, outcome, number, started_at)
             self._store_attempt(course.attempt)
             if left:
                 self._dispatcher.give_back(lease, served=outcome.status is JobStatus.DONE)
@@ -198,7 +190,7 @@ class Gateway:
             backend.tokens_per_second = outcome.usage.tokens_per_second
         return outcome
 
-    def _headers_of(self, course: _Course, lease: Lease | None = None) -> tuple[tuple[str, str], ...]:
+    def _headers_of(self, course: Course, lease: Lease | None = None) -> tuple[tuple[str, str], ...]:
         backend = lease.backend.name if lease is not None else course.attempt.backend if course.attempt else ""
         return (
             ("x-job-id", course.job.id),
@@ -219,67 +211,18 @@ class Gateway:
         reason = min(waits, key=lambda r: waits[r])
         return Job(self._new_id(), submission, now, self._clock.wall(), now + waits[reason], reason)
 
-    def _record(self, job: Job) -> JobRecord:
-        submission = job.submission
-        return JobRecord(
-            id=job.id,
-            endpoint=submission.endpoint,
-            model=submission.model,
-            priority=int(submission.priority),
-            stream=submission.stream,
-            client=submission.client if self._policy.keep_clients else "",
-            submitted_at=job.submitted_at,
-            max_tokens=submission.max_tokens,
-            temperature=submission.temperature,
-            body=submission.body if self._policy.keep_prompts else None,
-        )
-
-    def _attempt_record(
-        self, course: _Course, lease: Lease, outcome: AttemptOutcome, number: int, started_at: float
-    ) -> AttemptRecord:
-        first = outcome.first_byte
-        return AttemptRecord(
-            job_id=course.job.id,
-            number=number,
-            backend=lease.backend.name,
-            generation=lease.generation.number,
-            runtime=lease.backend.spec.runtime.value,
-            rung=lease.generation.rung,
-            hardware=self._hardware(),
-            identity=lease.generation.identity,
-            started_at=started_at,
-            queue_wait_s=course.waited,
-            duration_s=self._clock.monotonic() - lease.granted,
-            ttft_s=None if first is None else first - lease.granted,
-            usage=outcome.usage,
-            http_status=outcome.http_status,
-            status=outcome.status,
-            reason=outcome.reason,
-            detail=outcome.detail,
-            bytes_out=outcome.bytes_out,
-        )
-
     def _store_attempt(self, attempt: AttemptRecord) -> None:
         with suppress(StoreUnavailableError):  # the store tells of its trouble itself; the client is served
             self._store.put_attempt(attempt)
 
-    def _finish(self, course: _Course, status: JobStatus, reason: FailureReason | None, detail: str) -> None:
-        result = JobResult(
-            job_id=course.job.id,
-            status=status,
-            finished_at=self._clock.wall(),
-            queue_wait_s=course.waited if course.attempt else self._clock.monotonic() - course.job.arrived,
-            attempts=course.job.attempts,
-            reason=reason,
-            detail=detail,
-            backend=course.attempt.backend if course.attempt else None,
-            output=course.outcome.output if course.outcome else None,
-        )
+    def _finish(self, course: Course, status: JobStatus, reason: FailureReason | None, detail: str) -> None:
+        clock = self._clock
+        result = job_result(course, status, reason, detail, finished_at=clock.wall(), now=clock.monotonic())
         with suppress(StoreUnavailableError):
             self._store.put_result(result)
         self._journal.finished(course.record, result, course.attempt)
 
-    def _tell_retry(self, course: _Course, lease: Lease, outcome: AttemptOutcome) -> None:
+    def _tell_retry(self, course: Course, lease: Lease, outcome: AttemptOutcome) -> None:
         reason = outcome.reason.value if outcome.reason else "?"
         self._journal.tell(
             EventKind.RETRY,
@@ -302,7 +245,7 @@ def _error_of(outcome: AttemptOutcome) -> SupervisorError:
     return error(f"The backend failed: {outcome.detail}")
 
 
-def _ending(error: SupervisorError, course: _Course) -> tuple[JobStatus, FailureReason, str]:
+def _ending(error: SupervisorError, course: Course) -> tuple[JobStatus, FailureReason, str]:
     """The record's words for a job that ended in an error of ours."""
     if isinstance(error, JobCancelledError):
         return JobStatus.CANCELLED, FailureReason.CANCELLED, error.message

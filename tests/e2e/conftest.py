@@ -20,10 +20,13 @@ def start(tmp_path: Path) -> Start:
     """Start a daemon with one backend "stub" that has these flags; `settings` are the backend's, `top` the file's."""
 
     def begin(
-        *flags: str, top: dict[str, Any] | None = None, **settings: object
+        *flags: str,
+        top: dict[str, Any] | None = None,
+        environment: dict[str, str] | None = None,
+        **settings: object,
     ) -> AbstractAsyncContextManager[Daemon]:
         backends = {"stub": stubbed(tmp_path, *flags, **settings)}
-        return running(Daemon(tmp_path, {"backends": backends, **(top or {})}))
+        return running(Daemon(tmp_path, {"backends": backends, **(top or {})}), **(environment or {}))
 
     return begin
 

@@ -87,7 +87,7 @@ def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[.
             stream.close()
 
 
-def test_nothing_outlives_a_killed_daemon(start: Callable[..., Daemon]) -> None:
+def test_row_3_nothing_outlives_a_killed_daemon(start: Callable[..., Daemon]) -> None:
     """With a worker that ignores signals, left its session, and whose parent has ended."""
     daemon = start(one=ESCAPE + "time.sleep(1000)", two="import time\nprint('ready=1')\ntime.sleep(1000)")
     pids = [daemon.pid("one: escaped"), daemon.pid("one: leader"), daemon.pid("one: guardian")]
@@ -172,7 +172,7 @@ def guardian_of(daemon: int, marker: Path, last: str = "sleep 1000") -> tuple[su
     return process, ours
 
 
-def test_a_daemon_killed_before_its_guardian_ran_has_no_backend(tmp_path: Path) -> None:
+def test_row_4_a_daemon_killed_before_its_guardian_ran_has_no_backend(tmp_path: Path) -> None:
     """Its parent is another process by then, whether or not the number of the daemon is in use again."""
     ended = subprocess.Popen(["true"])
     ended.wait()

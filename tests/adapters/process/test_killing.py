@@ -57,7 +57,7 @@ async def test_kill_reaches_a_grandchild_in_its_own_session(host: LinuxProcessHo
     assert not exists(process.pid)
 
 
-async def test_workers_outlive_their_leader_until_they_are_killed(host: LinuxProcessHost) -> None:
+async def test_row_6_workers_outlive_their_leader_until_they_are_killed(host: LinuxProcessHost) -> None:
     """As vLLM's EngineCore does. That the leader has ended is told; what to do about the rest is for the engine."""
     process, events = await start(host, py(ESCAPE + "time.sleep(1000)"))
     escaped = await events.pid("escaped")
@@ -72,7 +72,7 @@ async def test_workers_outlive_their_leader_until_they_are_killed(host: LinuxPro
     assert not exists(escaped)
 
 
-async def test_a_stranger_that_holds_stdout_is_not_waited_for(host: LinuxProcessHost) -> None:
+async def test_row_7_a_stranger_that_holds_stdout_is_not_waited_for(host: LinuxProcessHost) -> None:
     """The pipe's other end is passed to a process that is none of ours."""
     process, events = await start(host, sh("echo last words; exec sleep 1000"))
     await events.until_line("last words")
@@ -86,7 +86,7 @@ async def test_a_stranger_that_holds_stdout_is_not_waited_for(host: LinuxProcess
     assert events.lines == ["last words"]
 
 
-async def test_double_forked_children_leave_no_zombies(host: LinuxProcessHost) -> None:
+async def test_row_8_double_forked_children_leave_no_zombies(host: LinuxProcessHost) -> None:
     program = """
 import os, time
 for _ in range(30):

@@ -31,7 +31,7 @@ async def run_once(host: LinuxProcessHost, generation: int = 1) -> None:
     assert events.lines == ["hello"]
 
 
-async def test_without_descriptors_a_start_is_refused_and_works_again_later(host: LinuxProcessHost) -> None:
+async def test_row_30_without_descriptors_a_start_is_refused_and_works_again_later(host: LinuxProcessHost) -> None:
     """Refused at every number of descriptors that is too small, and nothing is leaked by it."""
     await run_once(host)
     before = descriptors()
@@ -83,7 +83,7 @@ def test_what_the_system_refuses_is_worth_another_try(number: int, words: str) -
     assert words in error.message
 
 
-async def test_restarts_cost_nothing_in_the_long_run(host: LinuxProcessHost) -> None:
+async def test_row_31_restarts_cost_nothing_in_the_long_run(host: LinuxProcessHost) -> None:
     """Descriptors, threads and memory are after 150 starts what they were after 50."""
 
     def figures() -> tuple[Counter[str], int, int]:

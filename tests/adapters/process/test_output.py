@@ -118,7 +118,7 @@ async def longest_turn(events: Recorder) -> float:
     return worst
 
 
-async def test_a_line_of_100_mb(host: LinuxProcessHost) -> None:
+async def test_row_9_a_line_of_100_mb(host: LinuxProcessHost) -> None:
     program = "import os\nblock = b'x' * (1 << 20)\nfor _ in range(100): os.write(1, block)\nprint()\nprint('done')"
     before = peak()
     events = Recorder()
@@ -133,7 +133,7 @@ async def test_a_line_of_100_mb(host: LinuxProcessHost) -> None:
     assert worst < 1.0  # measured: a few ms; other work on the machine may hold it up
 
 
-async def test_a_flood_of_lines(host: LinuxProcessHost) -> None:
+async def test_row_9_a_flood_of_lines(host: LinuxProcessHost) -> None:
     """600 000 lines: memory stays bounded, the loop stays responsive, the flooder ends by itself."""
     program = "import os\nblock = b'some words here\\n' * 6000\nfor _ in range(100): os.write(1, block)\nprint('done')"
 
