@@ -105,8 +105,7 @@ class GuardedProcess:
     def abandon(self) -> None:
         """Nobody wants it any more: end it, tell nobody, and give back what it holds once it is gone."""
         self._events = _Nobody()
-        if not self._started.cancel() and not self._started.cancelled():
-            self._started.exception()  # marks it as seen
+        self._started.cancel()
         if not self.ended:
             self.kill()
             self._watch()

@@ -141,7 +141,7 @@ def _launch(spec: ProcessSpec, env: Mapping[str, str], marked: Mapping[str, str]
             os.write(description, guardian.pack(list(spec.argv), dict(env), spec.cwd, spec.nice, spec.oom_score_adj))
             os.lseek(description, 0, os.SEEK_SET)
             sources = (stdout_writer, stderr_writer, control_theirs.fileno(), description)
-            pid = _spawn(spec.name, [_clear_of_targets(source, theirs) for source in sources], marked)
+            pid = _spawn(spec.name, sources, marked)
         try:
             process = guardian.read_process(pid)  # a child keeps its pid until it is reaped
             pidfd = os.pidfd_open(pid)
@@ -163,17 +163,12 @@ def _pipe(ours: ExitStack, theirs: ExitStack) -> tuple[int, int]:
     return reader, writer
 
 
-def _clear_of_targets(source: int, closing: ExitStack) -> int:
-    """`source`, or a copy of it with a number that the guardian's own descriptors do not overwrite."""
-    if source > guardian.DESCRIPTION:
-        return source
-    copy = fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, guardian.DESCRIPTION + 1)
-    closing.callback(os.close, copy)
-    return copy
+def _spawn(name: str, sources: tuple[int, ...], marked: Mapping[str, str]) -> int:
+    """posix_spawn: like vfork it copies no page tables, so it is quick and needs no memory however big the daemon.
 
-
-def _spawn(name: str, sources: list[int], marked: Mapping[str, str]) -> int:
-    """posix_spawn: like vfork it copies no page tables, so it is quick and needs no memory however big the daemon."""
+    No target overwrites a source still to come: descriptors are given out lowest first, and each of `sources` was
+    opened after enough others to be at or above its target.
+    """
     targets = (1, 2, guardian.CONTROL, guardian.DESCRIPTION)
     actions = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
     duplicates = [(os.POSIX_SPAWN_DUP2, source, target) for source, target in zip(sources, targets, strict=True)]

@@ -1,6 +1,7 @@
 """No process of a tree escapes: whatever it forks, ignores, stops or changes about itself."""
 
 import asyncio
+import errno
 import os
 import re
 import resource
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from supervisord.adapters.process import guardian
 from supervisord.adapters.process.child import GuardedProcess
 from supervisord.adapters.process.host import LinuxProcessHost
 from supervisord.ports import ProcessSpec
@@ -293,6 +295,15 @@ async def test_without_descriptors_nothing_is_taken_for_gone(host: LinuxProcessH
     await events.until_gone()
     assert events.story == ["exited", "gone"]
     assert not exists(escaped)
+
+
+def test_a_process_that_cannot_be_read_is_not_taken_for_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(pid: int) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(guardian, "read_process", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        guardian.processes()
 
 
 async def test_a_guardian_killed_after_its_leader(host: LinuxProcessHost) -> None:

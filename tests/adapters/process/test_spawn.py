@@ -222,7 +222,6 @@ async def test_a_start_cancelled_at_the_moment_it_fails(
             child._loop.remove_reader(child._launched.control)
     assert spawning.cancelled()
     await until(lambda: not host._children)
-    del spawning, child, answer
     gc.collect()
     assert caplog.records == []  # such as: exception was never retrieved
 
