@@ -87,8 +87,8 @@ class Backend:
         self._world = world
         self._hooks = hooks
         self._launcher = Launcher(spec, runtime, world.processes)
-        rungs = runtime.ladder if spec.rungs is None else spec.rungs
-        self._rungs = ladder.useful_rungs(spec.footprint, rungs)
+        self._whole_context: int | None = None  # what the server takes by itself where no context is configured
+        self._rungs = self._useful_rungs()
         self.generation: Generation | None = None
         self.last_used = world.clock.monotonic()
         self.tokens_per_second: float | None = None
@@ -109,6 +109,14 @@ class Backend:
     @property
     def rungs(self) -> tuple[ladder.Rung, ...]:
         return self._rungs
+
+    def footprint_on(self, rung: int) -> ladder.Footprint:
+        """The memory settings of a rung; 0 is as configured."""
+        return ladder.apply(self.spec.footprint, self._rungs, rung, trained_context=self._whole_context)
+
+    def _useful_rungs(self) -> tuple[ladder.Rung, ...]:
+        rungs = self.runtime.ladder if self.spec.rungs is None else self.spec.rungs
+        return ladder.useful_rungs(self.spec.footprint, rungs, trained_context=self._whole_context)
 
     def post(self, event: life.Event) -> None:
         """Hand an event to the backend's inbox."""
@@ -145,7 +153,7 @@ class Backend:
 
     async def _spawn(self, number: int, rung: int) -> None:
         clock = self._world.clock
-        footprint = ladder.apply(self.spec.footprint, self._rungs, rung)
+        footprint = self.footprint_on(rung)
         generation = Generation(number, rung, footprint, self.spec.host, self.spec.port)
         generation.last_bytes = clock.monotonic()
         generation.oom_kills_before = self._world.kernel.oom_kills()
@@ -252,7 +260,15 @@ class Backend:
     def became_ready(self, generation: Generation) -> None:
         """The server answered, from a port of its own tree, and told who it is."""
         generation.was_ready = True
+        if generation.rung == 0 and generation.identity.context_length is not None:
+            self._learn_context(generation.identity.context_length)
         self.post(life.Answered(generation.number))
+
+    def _learn_context(self, tokens: int) -> None:
+        """Rungs that scale the context need one: what the server took by itself on rung 0 will do."""
+        self._whole_context = tokens
+        self._rungs = self._useful_rungs()
+        self._actor.policy = replace(self._actor.policy, rungs=len(self._rungs))
 
     # --- telling -----------------------------------------------------------------------------------------------------
 
@@ -279,7 +295,7 @@ class Backend:
         )
 
     def _tell_rung(self, before: BackendState, after: BackendState) -> None:
-        now = ladder.apply(self.spec.footprint, self._rungs, after.rung)
+        now = self.footprint_on(after.rung)
         step = self._rungs[after.rung - 1].describe() if after.rung else "as configured"
         self._world.journal.tell(
             EventKind.RUNG,

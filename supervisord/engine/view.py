@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from supervisord.core.ladder import apply
 from supervisord.core.life import Phase
 from supervisord.core.memory import GpuSample
 from supervisord.engine.backend import Backend
@@ -116,7 +115,7 @@ def backend_entry(supervisor: Supervisor, backend: Backend) -> View:
     identity = generation.identity if generation is not None else None
     usage = generation.usage if generation is not None and has_process else None
     log = generation.process.log_state() if generation is not None and generation.process is not None else None
-    footprint = apply(spec.footprint, backend.rungs, state.rung)
+    footprint = backend.footprint_on(state.rung)
     return {
         "name": backend.name,
         "runtime": spec.runtime.value,
@@ -130,7 +129,7 @@ def backend_entry(supervisor: Supervisor, backend: Backend) -> View:
         "model": _label(spec),
         "quantization": identity.quantization if identity else None,
         "context_tokens": (identity.context_length if identity else None) or footprint.context,
-        "context_reduced": footprint.context != spec.footprint.context,
+        "context_reduced": footprint.context != backend.footprint_on(0).context,
         "slots": spec.slots,
         "in_flight": state.in_flight,
         "queued": sum(supervisor.dispatcher.queue.waiting_for(model) for model in spec.models),

@@ -157,6 +157,20 @@ async def test_gpu_oom_goes_one_rung_down(start: Start) -> None:
         assert [e["data"]["context_tokens"] for e in await daemon.events("backend.rung")] == [3072]
 
 
+async def test_a_context_that_was_not_configured_can_be_reduced_too(
+    start: Start, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    """The first start tells what the server takes by itself; an OOM while serving then has a rung to go to."""
+    once = ("--once-file", str(tmp_path / "struck"))
+    async with start("--abort-with-cuda-oom-on-request", "1", *once, ladder=[{"context": 0.5}]) as daemon:
+        backend = await daemon.until_phase("ready")
+        assert (backend["context_tokens"], backend["rungs"]) == (4096, 1)
+        async with http.post(daemon.url + CHAT, json=HELLO) as answer:
+            assert answer.status == 200
+        backend = await daemon.backend()
+        assert (backend["rung"], backend["context_tokens"], backend["context_reduced"]) == (1, 2048, True)
+
+
 async def test_no_rung_left_parks(start: Start) -> None:
     async with start("--load-exit-oom", ladder=[]) as daemon:
         assert "no smaller footprint" in (await daemon.until_phase("parked"))["note"]
