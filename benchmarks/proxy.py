@@ -82,16 +82,23 @@ listen {kind}
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """`pid`: whose CPU time counts, None for the bare backend; `pids`: whose memory does."""
+    """`pid`: whose CPU time counts, None for the bare backend; `pids`: whose memory does.
+
+    `helpers`: processes beside each backend, of which only what they have for themselves counts.
+    """
 
     name: str
     ports: Mapping[str, int]  # of a kind of backend
     pid: int | None = None
     pids: tuple[int, ...] = ()
+    helpers: tuple[int, ...] = ()
     models: Mapping[str, str] = field(default_factory=dict)
 
     def rss_mb(self) -> float:
         return sum(psutil.Process(pid).memory_info().rss for pid in self.pids) / 1e6
+
+    def helpers_mb(self) -> float:
+        return sum(psutil.Process(pid).memory_full_info().uss for pid in self.helpers) / 1e6
 
 
 @contextmanager
@@ -178,10 +185,10 @@ async def supervisord(core: int, folder: Path, upstream: Mapping[str, int]) -> A
         stubs = [child for child in daemon.descendants() if "tests.fakes.backend" in child.cmdline()]
         for stub in stubs:
             os.sched_setaffinity(stub.pid, os.sched_getaffinity(0))
-        helpers = [child.pid for child in daemon.descendants() if child not in stubs]
+        helpers = tuple(child.pid for child in daemon.descendants() if child not in stubs)
         port = int(daemon.address.rpartition(":")[2])
         models = {kind: kind for kind in upstream}
-        yield Peer(OURS, dict.fromkeys(upstream, port), daemon.pid, (daemon.pid, *helpers), models)
+        yield Peer(OURS, dict.fromkeys(upstream, port), daemon.pid, (daemon.pid,), helpers, models)
 
 
 Starting = Callable[[int, Path, Mapping[str, int]], Any]
@@ -257,6 +264,7 @@ class Results:
     def __init__(self) -> None:
         self.measured: dict[tuple[str, Step], list[Measured]] = {}
         self.rss: dict[str, tuple[float, float]] = {}  # MB idle, and the most under 64 streams
+        self.helpers: dict[str, float] = {}  # MB of each peer's helper processes together
 
     def values(self, peer: str, figure: Figure) -> list[float]:
         found = (getattr(measured, figure.value) for measured in self.measured.get((peer, figure.step), ()))
@@ -280,6 +288,7 @@ async def measure(peers: Sequence[Peer], rounds: int, seconds: float) -> Results
     results = Results()
     for peer in peers:
         results.saw_rss(peer.name, peer.rss_mb())
+        results.helpers[peer.name] = peer.helpers_mb()
         await closed_loop(HOST, peer.ports["plain"], connections=4, seconds=0.5, model=peer.models.get("plain", "-"))
     for number in range(rounds):
         for step in STEPS:
@@ -378,6 +387,8 @@ def rows(results: Results, names: Sequence[str]) -> Iterator[list[str]]:
         yield [figure.label, *cells, *ratios, spread(results.values(OURS, figure))]
     for at, label in enumerate(("memory idle, MB", "memory under 64 streams, MB")):
         yield [label, *(f"{results.rss[n][at]:,.0f}" if n != BARE else "-" for n in names), "", "", ""]
+    helpers = (f"{results.helpers[n]:,.0f}" if results.helpers[n] else "-" for n in names)
+    yield [f"memory of the helpers of {len(KINDS)} backends, MB", *helpers, "", "", ""]
     yield ["errors (figures with errors have a !)", *(str(results.errors(name)) for name in names), "", "", ""]
 
 
@@ -437,9 +448,11 @@ async def run(names: Sequence[str], rounds: int, seconds: float, *, markdown: bo
                 place.mkdir()
                 peers.append(await stack.enter_async_context(PEERS[name](proxy_core, place, stubs)))
             results = await measure(peers, rounds, seconds)
+    after = os.getloadavg()[0]
     print(
         f"Python {platform.python_version()}, {os.cpu_count()} cores, proxy on {proxy_core}, load and backend on "
-        f"{load_core}; load average before {loaded:.1f}; medians of {rounds} rounds of {seconds:g} s\n"
+        f"{load_core}; load average {loaded:.1f} before, {after:.1f} after; "
+        f"medians of {rounds} rounds of {seconds:g} s\n"
     )
     report(results, [peer.name for peer in peers], markdown=markdown)
     return 1 if any(results.errors(peer.name) for peer in peers) else 0

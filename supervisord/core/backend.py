@@ -78,6 +78,8 @@ def _wake_asked(state: BackendState, event: life.WakeAsked, now: float) -> Outco
 def _stop_asked(state: BackendState, event: life.StopAsked, policy: LifePolicy, now: float) -> Outcome:
     # Leaving for memory's sake must not override an operator's stop.
     wanted = replace(state, want=Want.DOWN if state.want is Want.DOWN else event.want, after=After.STAY)
+    if state.after is After.JUDGE and event.want is not Want.DOWN and state.phase not in DOWN:
+        return replace(state, want=wanted.want), ()  # it is leaving already, and how it ended must still be judged
     if state.phase in DOWN:
         # A parked backend keeps its reason when it only had to leave: it is not there anyway.
         if state.phase is Phase.PARKED and event.want is not Want.DOWN:
@@ -138,9 +140,9 @@ def _progressed(state: BackendState, event: life.Progressed, policy: LifePolicy,
         case Phase.LOADING:
             return replace(state, deadline=now + policy.load_stall_s), ()
         case Phase.READY:
-            return replace(state, deadline=_work_deadline(state.in_flight, policy, now)), ()
+            return _with_work_deadline(replace(state, stalled_s=0.0), policy, now), ()
         case Phase.SUSPECT:  # it does not answer, but tokens flow: slow is not hung
-            return replace(state, deadline=now + policy.probe_hang_s), ()
+            return replace(state, stalled_s=0.0, deadline=now + policy.probe_hang_s), ()
         case _:
             return state, ()
 
@@ -152,15 +154,14 @@ def _answered(state: BackendState, event: life.Answered, policy: LifePolicy, now
         ready = _enter(state, Phase.READY, "", now)
         return replace(ready, ready_since=now, served=0), ()
     if state.phase is Phase.SUSPECT:
-        ready = _enter(state, Phase.READY, "", now)
-        return replace(ready, deadline=_work_deadline(state.in_flight, policy, now)), ()
+        return _with_work_deadline(_enter(state, Phase.READY, "", now), policy, now), ()
     return state, ()
 
 
 def _probe_missed(state: BackendState, event: life.ProbeMissed, policy: LifePolicy, now: float) -> Outcome:
     if event.generation != state.generation or state.phase is not Phase.READY:
         return state, ()
-    suspect = _enter(state, Phase.SUSPECT, event.why, now)
+    suspect = _enter(_with_stall_counted(state, policy, now), Phase.SUSPECT, event.why, now)
     return replace(suspect, deadline=now + policy.probe_hang_s), ()
 
 
@@ -236,8 +237,9 @@ def _deadline_reached(state: BackendState, policy: LifePolicy, now: float) -> Ou
 def _lease_asked(state: BackendState, event: life.LeaseAsked, policy: LifePolicy, now: float) -> Outcome:
     if state.phase is not Phase.READY or state.in_flight >= policy.slots:
         return state, (life.RefuseLease(event.job_id),)
-    deadline = state.deadline if state.in_flight else _work_deadline(1, policy, now)
-    busy = replace(state, in_flight=state.in_flight + 1, deadline=deadline)
+    busy = replace(state, in_flight=state.in_flight + 1)
+    if not state.in_flight:
+        busy = _with_work_deadline(busy, policy, now)
     return busy, (life.GrantLease(event.job_id, state.generation),)
 
 
@@ -247,14 +249,31 @@ def _lease_ended(state: BackendState, event: life.LeaseEnded, policy: LifePolicy
     left = state.in_flight - 1
     freed = replace(state, in_flight=left, served=state.served + event.served)
     if state.phase is Phase.READY:
-        return replace(freed, deadline=_work_deadline(left, policy, now)), ()
+        if event.served:
+            return _with_work_deadline(replace(freed, stalled_s=0.0), policy, now), ()
+        # A client that gave up is no progress: a hung server must not be kept by clients that leave in time.
+        return freed if left else replace(_with_stall_counted(freed, policy, now), deadline=None), ()
     if state.phase is Phase.DRAINING and left == 0:
         return _terminate(freed, state.reason, policy, now)
     return freed, ()
 
 
-def _work_deadline(in_flight: int, policy: LifePolicy, now: float) -> float | None:
-    return now + policy.progress_s if in_flight else None
+SHORTEST_CHANCE = 0.1  # of progress_s: what a request gets even where those before it saw no progress at all
+
+
+def _with_work_deadline(state: BackendState, policy: LifePolicy, now: float) -> BackendState:
+    """`state` with the time by which something must move; none while there is no work."""
+    if not state.in_flight:
+        return replace(state, deadline=None)
+    left = max(SHORTEST_CHANCE * policy.progress_s, policy.progress_s - state.stalled_s)
+    return replace(state, deadline=now + left)
+
+
+def _with_stall_counted(state: BackendState, policy: LifePolicy, now: float) -> BackendState:
+    """`state` with the time that has passed without progress kept, before its deadline is given up."""
+    if state.deadline is None:
+        return state
+    return replace(state, stalled_s=max(state.stalled_s, policy.progress_s - (state.deadline - now)))
 
 
 # --- moves that several events share ---------------------------------------------------------------------------------
@@ -267,7 +286,9 @@ def _enter(state: BackendState, phase: Phase, reason: str, now: float) -> Backen
 def _start(state: BackendState, why: str, now: float) -> Outcome:
     generation = state.generation + 1
     starting = _enter(state, Phase.STARTING, why, now)
-    fresh = replace(starting, generation=generation, in_flight=0, after=After.STAY, ready_since=None, served=0)
+    fresh = replace(
+        starting, generation=generation, in_flight=0, after=After.STAY, ready_since=None, served=0, stalled_s=0.0
+    )
     return fresh, (life.Spawn(generation, state.rung),)
 
 

@@ -82,6 +82,7 @@ class BackendState:
     restarts: int = 0
     ready_since: float | None = None
     served: int = 0  # requests this generation served
+    stalled_s: float = 0.0  # how long it has had work without any progress, over all requests since the last progress
 
 
 # --- events: what happened -------------------------------------------------------------------------------------------

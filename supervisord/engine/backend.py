@@ -17,7 +17,7 @@ from supervisord.engine.journal import Journal
 from supervisord.engine.launch import Launcher
 from supervisord.engine.tasks import Tasks
 from supervisord.engine.watch import Watch
-from supervisord.ports import Clock, HealthProbe, KernelLog, ProcessHost
+from supervisord.ports import Clock, HealthProbe, KernelLog, ManagedProcess, ProcessHost
 from supervisord.runtimes.base import BackendSpec, Runtime
 
 LOG_LINES = 200  # of the log's end that the verdict on an exit looks at
@@ -138,11 +138,11 @@ class Backend:
         match effect:
             case life.Spawn(generation=number, rung=rung):
                 self._world.tasks.bounded(self._spawn(number, rung), f"spawn {self.name} {number}")
-            case life.Terminate():
-                self._terminate()
-            case life.Kill():
-                if self.generation is not None and self.generation.process is not None:
-                    self.generation.process.kill()
+            case life.Terminate(generation=number):
+                self._terminate(number)
+            case life.Kill(generation=number):
+                if (process := self._process_of(number)) is not None:
+                    process.kill()
             case life.GrantLease(job_id=job_id, generation=number):
                 self.last_used = self._world.clock.monotonic()
                 self._hooks.granted(job_id, self.name, number)
@@ -173,9 +173,13 @@ class Backend:
         watch = Watch(self, generation, spec=self.spec, runtime=self.runtime, clock=clock, probe=self._world.probe)
         self._world.tasks.bounded(watch.run(), f"watch {self.name} {number}")
 
-    def _terminate(self) -> None:
+    def _process_of(self, number: int) -> ManagedProcess | None:
         generation = self.generation
-        if generation is None or generation.process is None:
+        return generation.process if generation is not None and generation.number == number else None
+
+    def _terminate(self, number: int) -> None:
+        generation, process = self.generation, self._process_of(number)
+        if generation is None or process is None:
             return
         cause = self.state.cause
         match None if cause is None else cause.kind:
@@ -185,7 +189,7 @@ class Backend:
                 generation.asked = AskedFor.STALL
             case _:
                 generation.asked = AskedFor.STOP
-        generation.process.terminate()
+        process.terminate()
 
     # --- what the process tells --------------------------------------------------------------------------------------
 

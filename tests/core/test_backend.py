@@ -433,3 +433,51 @@ def test_a_reset_while_a_smaller_footprint_is_being_spawned_does_not_mislabel_it
 def test_a_reset_at_the_full_footprint_disturbs_nobody(ready: Story) -> None:
     assert ready.tell(life.ResetAsked("x")) == ()
     assert ready.state.phase is Phase.READY
+
+
+# --- work without progress, over several requests --------------------------------------------------------------------
+
+
+def _ready_with_stall(policy: LifePolicy) -> BackendState:
+    """Ready, idle, after a request that its client gave up after 100 s without progress."""
+    busy, _ = step(BackendState(phase=Phase.READY, generation=1), life.LeaseAsked("a"), policy, 0.0)
+    idle, _ = step(busy, life.LeaseEnded(1, served=False), policy, 100.0)
+    return idle
+
+
+def test_clients_that_give_up_do_not_keep_a_hung_server_alive() -> None:
+    policy = LifePolicy(progress_s=120.0)
+    idle = _ready_with_stall(policy)
+    assert (idle.deadline, idle.stalled_s) == (None, 100.0)
+    again, _ = step(idle, life.LeaseAsked("b"), policy, 500.0)
+    assert again.deadline == 520.0
+    given_up, _ = step(again, life.LeaseEnded(1, served=False), policy, 515.0)
+    last, _ = step(given_up, life.LeaseAsked("c"), policy, 600.0)
+    assert last.deadline == 612.0, "every request gets a tenth of the time at the least"
+    hung, _ = step(last, life.DeadlineReached(), policy, 612.0)
+    assert hung.phase is Phase.STOPPING
+
+
+def test_progress_or_a_served_request_forgets_the_stall() -> None:
+    policy = LifePolicy(progress_s=120.0)
+    busy, _ = step(_ready_with_stall(policy), life.LeaseAsked("b"), policy, 500.0)
+    moved, _ = step(busy, life.Progressed(1), policy, 510.0)
+    assert (moved.deadline, moved.stalled_s) == (630.0, 0.0)
+    served, _ = step(busy, life.LeaseEnded(1, served=True), policy, 510.0)
+    assert (served.deadline, served.stalled_s) == (None, 0.0)
+
+
+def test_a_flapping_probe_does_not_renew_the_time_without_progress() -> None:
+    policy = LifePolicy(progress_s=120.0)
+    busy, _ = step(BackendState(phase=Phase.READY, generation=1), life.LeaseAsked("a"), policy, 0.0)
+    suspect, _ = step(busy, life.ProbeMissed(1, "late"), policy, 90.0)
+    ready, _ = step(suspect, life.Answered(1), policy, 91.0)
+    assert ready.deadline == 121.0
+
+
+def test_room_asked_for_while_a_failure_is_being_cleared_keeps_the_verdict() -> None:
+    policy = LifePolicy()
+    cause = ExitCause(CauseKind.CRASH, "it crashed")
+    dying, _ = step(BackendState(phase=Phase.READY, want=Want.UP, generation=1), life.Exited(1, cause), policy, 0.0)
+    asked, _ = step(dying, life.StopAsked("left", Want.ON_DEMAND), policy, 0.1)
+    assert (asked.after, asked.want) == (After.JUDGE, Want.ON_DEMAND)
