@@ -3,15 +3,12 @@
 from dataclasses import replace
 from typing import assert_never
 
-from supervisord.core import life
+from supervisord.core import life, moves
 from supervisord.core.exits import CauseKind, ExitCause
 from supervisord.core.job import FailureReason
-from supervisord.core.life import ALIVE, DOWN, After, BackendState, Effect, LifePolicy, Phase, StopStep, Want
-from supervisord.core.restart import delay, exhausted, within_window
+from supervisord.core.life import ALIVE, DOWN, After, BackendState, LifePolicy, Outcome, Phase, StopStep, Want
 
 __all__ = ["BackendState", "LifePolicy", "Phase", "step"]
-
-Outcome = tuple[BackendState, tuple[Effect, ...]]
 
 
 def step(state: BackendState, event: life.Event, policy: LifePolicy, now: float) -> Outcome:  # noqa: C901, PLR0912 - one arm an event: this is the table
@@ -59,7 +56,7 @@ def step(state: BackendState, event: life.Event, policy: LifePolicy, now: float)
 def _start_asked(state: BackendState, event: life.StartAsked, now: float) -> Outcome:
     wanted = replace(state, want=Want.UP)
     if state.phase in DOWN:
-        return _start(_forgiven(wanted), event.why, now)
+        return moves.start(moves.forgiven(wanted), event.why, now)
     if state.phase in {Phase.DRAINING, Phase.STOPPING, Phase.UNKILLABLE} and state.after is After.STAY:
         return replace(wanted, after=After.AGAIN), ()
     return wanted, ()
@@ -69,7 +66,7 @@ def _wake_asked(state: BackendState, event: life.WakeAsked, now: float) -> Outco
     if state.want is Want.DOWN:
         return state, ()
     if state.phase is Phase.STOPPED:
-        return _start(state, event.why, now)
+        return moves.start(state, event.why, now)
     if state.phase in {Phase.DRAINING, Phase.STOPPING} and state.after is After.STAY:
         return replace(state, after=After.AGAIN), ()
     return state, ()
@@ -84,26 +81,26 @@ def _stop_asked(state: BackendState, event: life.StopAsked, policy: LifePolicy, 
         # A parked backend keeps its reason when it only had to leave: it is not there anyway.
         if state.phase is Phase.PARKED and event.want is not Want.DOWN:
             return state, ()
-        return _enter(wanted, Phase.STOPPED, event.why, now), ()
-    return _wind_down(wanted, event.why, policy, now)
+        return moves.enter(wanted, Phase.STOPPED, event.why, now), ()
+    return moves.wind_down(wanted, event.why, policy, now)
 
 
 def _restart_asked(state: BackendState, event: life.RestartAsked, policy: LifePolicy, now: float) -> Outcome:
-    wanted = replace(_forgiven(state), want=Want.UP, after=After.AGAIN)
+    wanted = replace(moves.forgiven(state), want=Want.UP, after=After.AGAIN)
     if state.phase in DOWN:
-        return _start(wanted, event.why, now)
-    return _wind_down(wanted, event.why, policy, now)
+        return moves.start(wanted, event.why, now)
+    return moves.wind_down(wanted, event.why, policy, now)
 
 
 def _reset_asked(state: BackendState, event: life.ResetAsked, policy: LifePolicy, now: float) -> Outcome:
-    fresh = replace(_forgiven(state), rung=0)
+    fresh = replace(moves.forgiven(state), rung=0)
     if state.phase is Phase.UNKILLABLE:
         return fresh, (life.Kill(state.generation),)
     if state.phase in {Phase.PARKED, Phase.BACKOFF}:
-        return _start(fresh, event.why, now)
+        return moves.start(fresh, event.why, now)
     # The full footprint is to be tried now.
     if state.rung and state.phase in {Phase.STARTING, Phase.LOADING, Phase.READY, Phase.SUSPECT}:
-        return _wind_down(replace(fresh, after=After.AGAIN), event.why, policy, now)
+        return moves.wind_down(replace(fresh, after=After.AGAIN), event.why, policy, now)
     return fresh, ()
 
 
@@ -114,7 +111,7 @@ def _spawned(state: BackendState, event: life.Spawned, policy: LifePolicy, now: 
     if event.generation != state.generation:
         return state, (life.Kill(event.generation),)
     if state.phase is Phase.STARTING:
-        loading = _enter(state, Phase.LOADING, state.reason, now)
+        loading = moves.enter(state, Phase.LOADING, state.reason, now)
         return replace(loading, deadline=now + policy.load_stall_s), ()
     if state.phase is Phase.STOPPING and state.stop is StopStep.TERM:  # asked to stop while it was being spawned
         return state, (life.Terminate(state.generation),)
@@ -127,9 +124,9 @@ def _spawn_failed(state: BackendState, event: life.SpawnFailed, policy: LifePoli
     if event.generation != state.generation:
         return state, ()
     if state.phase is Phase.STARTING:
-        return _settle(replace(state, cause=event.cause, after=After.JUDGE), event.draw, policy, now)
+        return moves.settle(replace(state, cause=event.cause, after=After.JUDGE), event.draw, policy, now)
     if state.phase in {Phase.STOPPING, Phase.UNKILLABLE}:
-        return _settle(state, event.draw, policy, now)
+        return moves.settle(state, event.draw, policy, now)
     return state, ()
 
 
@@ -140,7 +137,7 @@ def _progressed(state: BackendState, event: life.Progressed, policy: LifePolicy,
         case Phase.LOADING:
             return replace(state, deadline=now + policy.load_stall_s), ()
         case Phase.READY:
-            return _with_work_deadline(replace(state, stalled_s=0.0), policy, now), ()
+            return moves.with_work_deadline(replace(state, stalled_s=0.0), policy, now), ()
         case Phase.SUSPECT:  # it does not answer, but tokens flow: slow is not hung
             return replace(state, stalled_s=0.0, deadline=now + policy.probe_hang_s), ()
         case _:
@@ -151,17 +148,17 @@ def _answered(state: BackendState, event: life.Answered, policy: LifePolicy, now
     if event.generation != state.generation:
         return state, ()
     if state.phase is Phase.LOADING:
-        ready = _enter(state, Phase.READY, "", now)
+        ready = moves.enter(state, Phase.READY, "", now)
         return replace(ready, ready_since=now, served=0), ()
     if state.phase is Phase.SUSPECT:
-        return _with_work_deadline(_enter(state, Phase.READY, "", now), policy, now), ()
+        return moves.with_work_deadline(moves.enter(state, Phase.READY, "", now), policy, now), ()
     return state, ()
 
 
 def _probe_missed(state: BackendState, event: life.ProbeMissed, policy: LifePolicy, now: float) -> Outcome:
     if event.generation != state.generation or state.phase is not Phase.READY:
         return state, ()
-    suspect = _enter(_with_stall_counted(state, policy, now), Phase.SUSPECT, event.why, now)
+    suspect = moves.enter(moves.with_stall_counted(state, policy, now), Phase.SUSPECT, event.why, now)
     return replace(suspect, deadline=now + policy.probe_hang_s), ()
 
 
@@ -171,11 +168,11 @@ def _exited(state: BackendState, event: life.Exited, policy: LifePolicy, now: fl
     if state.phase is Phase.STOPPING:
         # Of two words for one verdict the earlier stands: it says what was waited for.
         same = state.cause is not None and state.cause.kind is event.cause.kind
-        return _kill_rest(state if same else replace(state, cause=event.cause), policy, now)
+        return moves.kill_rest(state if same else replace(state, cause=event.cause), policy, now)
     if state.phase in ALIVE or state.phase is Phase.STARTING:
         after = state.after if state.phase is Phase.DRAINING else After.JUDGE
-        stopping = _enter(state, Phase.STOPPING, event.cause.summary, now)
-        return _kill_rest(replace(stopping, cause=event.cause, after=after), policy, now)
+        stopping = moves.enter(state, Phase.STOPPING, event.cause.summary, now)
+        return moves.kill_rest(replace(stopping, cause=event.cause, after=after), policy, now)
     return state, ()
 
 
@@ -183,7 +180,7 @@ def _tree_gone(state: BackendState, event: life.TreeGone, now: float) -> Outcome
     if event.generation != state.generation:
         return state, ()
     if state.phase is Phase.UNKILLABLE:
-        return replace(_enter(state, Phase.STOPPING, state.reason, now), stop=StopStep.RELEASE), ()
+        return replace(moves.enter(state, Phase.STOPPING, state.reason, now), stop=StopStep.RELEASE), ()
     if state.phase is Phase.STOPPING:
         return replace(state, stop=StopStep.RELEASE, deadline=None), ()
     return state, ()
@@ -192,7 +189,7 @@ def _tree_gone(state: BackendState, event: life.TreeGone, now: float) -> Outcome
 def _released(state: BackendState, event: life.Released, policy: LifePolicy, now: float) -> Outcome:
     if event.generation != state.generation or state.stop is not StopStep.RELEASE:
         return state, ()
-    return _settle(state, event.draw, policy, now)
+    return moves.settle(state, event.draw, policy, now)
 
 
 # --- time ------------------------------------------------------------------------------------------------------------
@@ -204,27 +201,27 @@ def _deadline_reached(state: BackendState, policy: LifePolicy, now: float) -> Ou
     match state.phase:
         case Phase.LOADING:
             cause = ExitCause(CauseKind.LOAD_STALL, f"no sign of loading for {policy.load_stall_s:g} s")
-            return _condemn(state, cause, FailureReason.BACKEND_HUNG, policy, now)
+            return moves.condemn(state, cause, FailureReason.BACKEND_HUNG, policy, now)
         case Phase.READY:
             cause = ExitCause(CauseKind.HANG, f"work in flight, and nothing moved for {policy.progress_s:g} s")
-            return _condemn(state, cause, FailureReason.BACKEND_HUNG, policy, now)
+            return moves.condemn(state, cause, FailureReason.BACKEND_HUNG, policy, now)
         case Phase.SUSPECT:
             cause = ExitCause(CauseKind.HANG, f"no answer for {policy.probe_hang_s:g} s: {state.reason}")
-            return _condemn(state, cause, FailureReason.BACKEND_HUNG, policy, now)
+            return moves.condemn(state, cause, FailureReason.BACKEND_HUNG, policy, now)
         case Phase.DRAINING:
             lost = life.FailLeases(state.generation, FailureReason.DRAINING, state.reason)
-            stopping, effects = _terminate(state, state.reason, policy, now)
+            stopping, effects = moves.terminate(state, state.reason, policy, now)
             return stopping, (lost, *effects)
         case Phase.STOPPING if state.stop is StopStep.TERM:
-            return _kill_rest(state, policy, now)
+            return moves.kill_rest(state, policy, now)
         case Phase.STOPPING:
-            return _enter(state, Phase.UNKILLABLE, "a process of it survives SIGKILL", now), ()
+            return moves.enter(state, Phase.UNKILLABLE, "a process of it survives SIGKILL", now), ()
         case Phase.BACKOFF:
-            return _start(state, state.reason, now)
+            return moves.start(state, state.reason, now)
         case Phase.PARKED:
             # Re-armed for one try: the next failure parks it again.
             spent = replace(state, failures=(now,) * (policy.restart.max_failures - 1))
-            return _start(spent, "tried again after being parked", now)
+            return moves.start(spent, "tried again after being parked", now)
         case Phase.STOPPED | Phase.STARTING | Phase.UNKILLABLE:
             return replace(state, deadline=None), ()
         case _ as never:
@@ -239,7 +236,7 @@ def _lease_asked(state: BackendState, event: life.LeaseAsked, policy: LifePolicy
         return state, (life.RefuseLease(event.job_id),)
     busy = replace(state, in_flight=state.in_flight + 1)
     if not state.in_flight:
-        busy = _with_work_deadline(busy, policy, now)
+        busy = moves.with_work_deadline(busy, policy, now)
     return busy, (life.GrantLease(event.job_id, state.generation),)
 
 
@@ -250,121 +247,9 @@ def _lease_ended(state: BackendState, event: life.LeaseEnded, policy: LifePolicy
     freed = replace(state, in_flight=left, served=state.served + event.served)
     if state.phase is Phase.READY:
         if event.served:
-            return _with_work_deadline(replace(freed, stalled_s=0.0), policy, now), ()
+            return moves.with_work_deadline(replace(freed, stalled_s=0.0), policy, now), ()
         # A client that gave up is no progress: a hung server must not be kept by clients that leave in time.
-        return freed if left else replace(_with_stall_counted(freed, policy, now), deadline=None), ()
+        return freed if left else replace(moves.with_stall_counted(freed, policy, now), deadline=None), ()
     if state.phase is Phase.DRAINING and left == 0:
-        return _terminate(freed, state.reason, policy, now)
+        return moves.terminate(freed, state.reason, policy, now)
     return freed, ()
-
-
-SHORTEST_CHANCE = 0.1  # of progress_s: what a request gets even where those before it saw no progress at all
-
-
-def _with_work_deadline(state: BackendState, policy: LifePolicy, now: float) -> BackendState:
-    """`state` with the time by which something must move; none while there is no work."""
-    if not state.in_flight:
-        return replace(state, deadline=None)
-    left = max(SHORTEST_CHANCE * policy.progress_s, policy.progress_s - state.stalled_s)
-    return replace(state, deadline=now + left)
-
-
-def _with_stall_counted(state: BackendState, policy: LifePolicy, now: float) -> BackendState:
-    """`state` with the time that has passed without progress kept, before its deadline is given up."""
-    if state.deadline is None:
-        return state
-    return replace(state, stalled_s=max(state.stalled_s, policy.progress_s - (state.deadline - now)))
-
-
-# --- moves that several events share ---------------------------------------------------------------------------------
-
-
-def _enter(state: BackendState, phase: Phase, reason: str, now: float) -> BackendState:
-    return replace(state, phase=phase, since=now, reason=reason, deadline=None, stop=None)
-
-
-def _start(state: BackendState, why: str, now: float) -> Outcome:
-    generation = state.generation + 1
-    starting = _enter(state, Phase.STARTING, why, now)
-    fresh = replace(
-        starting, generation=generation, in_flight=0, after=After.STAY, ready_since=None, served=0, stalled_s=0.0
-    )
-    return fresh, (life.Spawn(generation, state.rung),)
-
-
-def _forgiven(state: BackendState) -> BackendState:
-    return replace(state, failures=(), streak=0)
-
-
-def _wind_down(state: BackendState, why: str, policy: LifePolicy, now: float) -> Outcome:
-    """Stop a backend that has a process: drain it first where it serves somebody."""
-    if state.phase in {Phase.DRAINING, Phase.STOPPING, Phase.UNKILLABLE}:
-        return state, ()
-    # The generation that is asked to go has not failed yet.
-    asked = replace(state, cause=None)
-    if state.phase in {Phase.READY, Phase.SUSPECT} and state.in_flight:
-        draining = _enter(asked, Phase.DRAINING, why, now)
-        return replace(draining, deadline=now + policy.drain_s), ()
-    return _terminate(asked, why, policy, now)
-
-
-def _terminate(state: BackendState, why: str, policy: LifePolicy, now: float) -> Outcome:
-    stopping = _enter(state, Phase.STOPPING, why, now)
-    return replace(stopping, stop=StopStep.TERM, deadline=now + policy.term_s), (life.Terminate(state.generation),)
-
-
-def _kill_rest(state: BackendState, policy: LifePolicy, now: float) -> Outcome:
-    """SIGKILL whatever is left of the tree: workers outlive their leader with all its memory."""
-    if state.stop is StopStep.RELEASE:
-        return state, ()
-    return replace(state, stop=StopStep.KILL, deadline=now + policy.kill_s), (life.Kill(state.generation),)
-
-
-def _condemn(state: BackendState, cause: ExitCause, reason: FailureReason, policy: LifePolicy, now: float) -> Outcome:
-    lost = life.FailLeases(state.generation, reason, cause.summary)
-    stopping, effects = _terminate(replace(state, cause=cause, after=After.JUDGE), cause.summary, policy, now)
-    return stopping, (lost, *effects)
-
-
-def _settle(state: BackendState, draw: float, policy: LifePolicy, now: float) -> Outcome:
-    """What follows now that nothing is left of the generation."""
-    match state.after:
-        case After.STAY:
-            return _enter(replace(state, in_flight=0), Phase.STOPPED, state.reason, now), ()
-        case After.AGAIN:
-            return _start(state, state.reason, now)
-        case After.JUDGE:
-            return _judge(state, draw, policy, now)
-        case _ as never:
-            assert_never(never)
-
-
-def _judge(state: BackendState, draw: float, policy: LifePolicy, now: float) -> Outcome:
-    """A generation ended unasked: once more, smaller, later, or not at all."""
-    cause = state.cause or ExitCause(CauseKind.CRASH, "it ended, and nothing tells why")
-    counted = replace(_counted(state, policy, now), restarts=state.restarts + 1, in_flight=0, cause=cause)
-    if cause.permanent:
-        return _enter(counted, Phase.PARKED, cause.summary, now), ()
-    if cause.is_oom:
-        if state.rung < policy.rungs:
-            return _start(replace(counted, rung=state.rung + 1), cause.summary, now)
-        return _parked(counted, f"{cause.summary}; no smaller footprint is left", policy, now), ()
-    if exhausted(counted.failures, policy.restart):
-        why = f"{len(counted.failures)} failures within {policy.restart.window_s:g} s; the last: {cause.summary}"
-        return _parked(counted, why, policy, now), ()
-    waiting = _enter(counted, Phase.BACKOFF, cause.summary, now)
-    return replace(waiting, deadline=now + delay(counted.streak, draw, policy.restart)), ()
-
-
-def _counted(state: BackendState, policy: LifePolicy, now: float) -> BackendState:
-    """`state` with this failure counted; those before a stable service are forgotten."""
-    stable = (
-        state.ready_since is not None and state.served > 0 and now - state.ready_since >= policy.restart.stable_after_s
-    )
-    earlier = () if stable else within_window(state.failures, now, policy.restart)
-    return replace(state, failures=(*earlier, now), streak=1 if stable else state.streak + 1)
-
-
-def _parked(state: BackendState, why: str, policy: LifePolicy, now: float) -> BackendState:
-    parked = _enter(state, Phase.PARKED, why, now)
-    return replace(parked, deadline=now + policy.restart.rearm_after_s)

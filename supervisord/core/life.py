@@ -255,3 +255,5 @@ class FailLeases:
 
 
 Effect = Spawn | Terminate | Kill | GrantLease | RefuseLease | FailLeases
+
+Outcome = tuple[BackendState, tuple[Effect, ...]]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from supervisord.adapters.process import guardian
+from supervisord.adapters.process import host as host_module
 from supervisord.adapters.process.child import GuardedProcess
 from supervisord.adapters.process.host import LinuxProcessHost
 from supervisord.ports import ProcessSpec
@@ -354,6 +355,18 @@ async def test_closing_the_host_kills_everything(tmp_path: Path) -> None:
     assert events.story == ["exited", "gone"]
     assert not exists(escaped)
     assert process.ended
+
+
+async def test_closing_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not end in time is left to its guardian, which goes on without the daemon."""
+    monkeypatch.setattr(host_module, "CLOSE_S", 0.05)
+    monkeypatch.setattr(GuardedProcess, "kill", lambda self: None)  # as if it hung in the kernel
+    host = LinuxProcessHost(tmp_path / "state", tmp_path / "log", log_max_bytes=1 << 20, log_keep=2)
+    process, events = await start(host, sh("exec sleep 1000"))
+    await host.close()
+    assert events.story == []
+    await until(lambda: not alive(process.pid) and not alive(process.guardian.pid))
+    os.waitpid(process.guardian.pid, 0)
 
 
 def frozen_group() -> Path | None:

@@ -1,0 +1,118 @@
+"""Moves that several events in the life of a backend share. Used by `core.backend.step` only."""
+
+from dataclasses import replace
+from typing import assert_never
+
+from supervisord.core import life
+from supervisord.core.exits import CauseKind, ExitCause
+from supervisord.core.job import FailureReason
+from supervisord.core.life import After, BackendState, LifePolicy, Outcome, Phase, StopStep
+from supervisord.core.restart import delay, exhausted, within_window
+
+SHORTEST_CHANCE = 0.1  # of progress_s: what a request gets even where those before it saw no progress at all
+
+
+def with_work_deadline(state: BackendState, policy: LifePolicy, now: float) -> BackendState:
+    """`state` with the time by which something must move; none while there is no work."""
+    if not state.in_flight:
+        return replace(state, deadline=None)
+    left = max(SHORTEST_CHANCE * policy.progress_s, policy.progress_s - state.stalled_s)
+    return replace(state, deadline=now + left)
+
+
+def with_stall_counted(state: BackendState, policy: LifePolicy, now: float) -> BackendState:
+    """`state` with the time that has passed without progress kept, before its deadline is given up."""
+    if state.deadline is None:
+        return state
+    return replace(state, stalled_s=max(state.stalled_s, policy.progress_s - (state.deadline - now)))
+
+
+def enter(state: BackendState, phase: Phase, reason: str, now: float) -> BackendState:
+    return replace(state, phase=phase, since=now, reason=reason, deadline=None, stop=None)
+
+
+def start(state: BackendState, why: str, now: float) -> Outcome:
+    generation = state.generation + 1
+    starting = enter(state, Phase.STARTING, why, now)
+    fresh = replace(
+        starting, generation=generation, in_flight=0, after=After.STAY, ready_since=None, served=0, stalled_s=0.0
+    )
+    return fresh, (life.Spawn(generation, state.rung),)
+
+
+def forgiven(state: BackendState) -> BackendState:
+    return replace(state, failures=(), streak=0)
+
+
+def wind_down(state: BackendState, why: str, policy: LifePolicy, now: float) -> Outcome:
+    """Stop a backend that has a process: drain it first where it serves somebody."""
+    if state.phase in {Phase.DRAINING, Phase.STOPPING, Phase.UNKILLABLE}:
+        return state, ()
+    # The generation that is asked to go has not failed yet.
+    asked = replace(state, cause=None)
+    if state.phase in {Phase.READY, Phase.SUSPECT} and state.in_flight:
+        draining = enter(asked, Phase.DRAINING, why, now)
+        return replace(draining, deadline=now + policy.drain_s), ()
+    return terminate(asked, why, policy, now)
+
+
+def terminate(state: BackendState, why: str, policy: LifePolicy, now: float) -> Outcome:
+    stopping = enter(state, Phase.STOPPING, why, now)
+    return replace(stopping, stop=StopStep.TERM, deadline=now + policy.term_s), (life.Terminate(state.generation),)
+
+
+def kill_rest(state: BackendState, policy: LifePolicy, now: float) -> Outcome:
+    """SIGKILL whatever is left of the tree: workers outlive their leader with all its memory."""
+    if state.stop is StopStep.RELEASE:
+        return state, ()
+    return replace(state, stop=StopStep.KILL, deadline=now + policy.kill_s), (life.Kill(state.generation),)
+
+
+def condemn(state: BackendState, cause: ExitCause, reason: FailureReason, policy: LifePolicy, now: float) -> Outcome:
+    lost = life.FailLeases(state.generation, reason, cause.summary)
+    stopping, effects = terminate(replace(state, cause=cause, after=After.JUDGE), cause.summary, policy, now)
+    return stopping, (lost, *effects)
+
+
+def settle(state: BackendState, draw: float, policy: LifePolicy, now: float) -> Outcome:
+    """What follows now that nothing is left of the generation."""
+    match state.after:
+        case After.STAY:
+            return enter(replace(state, in_flight=0), Phase.STOPPED, state.reason, now), ()
+        case After.AGAIN:
+            return start(state, state.reason, now)
+        case After.JUDGE:
+            return _judge(state, draw, policy, now)
+        case _ as never:
+            assert_never(never)
+
+
+def _judge(state: BackendState, draw: float, policy: LifePolicy, now: float) -> Outcome:
+    """A generation ended unasked: once more, smaller, later, or not at all."""
+    cause = state.cause or ExitCause(CauseKind.CRASH, "it ended, and nothing tells why")
+    counted = replace(_counted(state, policy, now), restarts=state.restarts + 1, in_flight=0, cause=cause)
+    if cause.permanent:
+        return enter(counted, Phase.PARKED, cause.summary, now), ()
+    if cause.is_oom:
+        if state.rung < policy.rungs:
+            return start(replace(counted, rung=state.rung + 1), cause.summary, now)
+        return _parked(counted, f"{cause.summary}; no smaller footprint is left", policy, now), ()
+    if exhausted(counted.failures, policy.restart):
+        why = f"{len(counted.failures)} failures within {policy.restart.window_s:g} s; the last: {cause.summary}"
+        return _parked(counted, why, policy, now), ()
+    waiting = enter(counted, Phase.BACKOFF, cause.summary, now)
+    return replace(waiting, deadline=now + delay(counted.streak, draw, policy.restart)), ()
+
+
+def _counted(state: BackendState, policy: LifePolicy, now: float) -> BackendState:
+    """`state` with this failure counted; those before a stable service are forgotten."""
+    stable = (
+        state.ready_since is not None and state.served > 0 and now - state.ready_since >= policy.restart.stable_after_s
+    )
+    earlier = () if stable else within_window(state.failures, now, policy.restart)
+    return replace(state, failures=(*earlier, now), streak=1 if stable else state.streak + 1)
+
+
+def _parked(state: BackendState, why: str, policy: LifePolicy, now: float) -> BackendState:
+    parked = enter(state, Phase.PARKED, why, now)
+    return replace(parked, deadline=now + policy.restart.rearm_after_s)
