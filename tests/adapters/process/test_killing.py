@@ -366,7 +366,7 @@ async def test_closing_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytes
     await host.close()
     assert events.story == []
     await until(lambda: not alive(process.pid) and not alive(process.guardian.pid))
-    os.waitpid(process.guardian.pid, 0)
+    os.waitpid(process.guardian.pid, 0)  # noqa: ASYNC222 - it has ended, this only takes the zombie
 
 
 def frozen_group() -> Path | None:
