@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+from functools import lru_cache
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ from supervisord.api.errors import envelope
 from supervisord.core.errors import ForbiddenHostError, ForbiddenOriginError, TooManyConnectionsError
 
 
+@lru_cache(maxsize=1024)  # asked for every request, mostly of the same name
 def is_loopback(host: str) -> bool:
     """Whether a host name or address literal means this machine, without asking any resolver."""
     name = host.rstrip(".").lower()

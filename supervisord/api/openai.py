@@ -76,8 +76,7 @@ class OpenAIDoor:
 
     async def _run(self, request: web.Request) -> web.StreamResponse:
         body = await self._body(request)
-        headers = {name.lower(): value for name, value in request.headers.items()}
-        wanted = submission(ENDPOINTS[request.path], body, members_of(body), headers)
+        wanted = submission(ENDPOINTS[request.path], body, members_of(body), request.headers)
         client = HttpClient(request, self._supervisor.ports.clock)
         job_ids: list[str] = []
         try:
@@ -88,14 +87,15 @@ class OpenAIDoor:
 
     async def _body(self, request: web.Request) -> bytes:
         limit = self._limits.body_bytes
-        too_large = RequestTooLargeError(f"The body is larger than {limit} bytes (limits.body).")
         if (request.content_length or 0) > limit:
-            raise too_large
+            raise _too_large(limit)
         try:
+            if request.content.is_eof():  # it came with the head, as most do: nothing to wait for
+                return await request.read()
             async with asyncio.timeout(self._limits.body_timeout_s):
                 return await request.read()
         except web.HTTPRequestEntityTooLarge:
-            raise too_large from None
+            raise _too_large(limit) from None
         except TimeoutError:
             late = f"The body did not arrive within {self._limits.body_timeout_s:g} s (limits.body_timeout)."
             raise RequestTimeoutError(late) from None
@@ -141,6 +141,10 @@ class OpenAIDoor:
         backends = {b.name: _phase(b.state.phase, b.state.reason) for b in self._supervisor.backends.values()}
         can = not self._supervisor.draining and any(_can_serve(b.state) for b in self._supervisor.backends.values())
         return _json({"ready": can, "backends": backends}, status=200 if can else 503)
+
+
+def _too_large(limit: int) -> RequestTooLargeError:
+    return RequestTooLargeError(f"The body is larger than {limit} bytes (limits.body).")
 
 
 def _can_serve(state: BackendState) -> bool:

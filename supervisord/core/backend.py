@@ -14,6 +14,10 @@ __all__ = ["BackendState", "LifePolicy", "Phase", "step"]
 def step(state: BackendState, event: life.Event, policy: LifePolicy, now: float) -> Outcome:  # noqa: C901, PLR0912 - one arm an event: this is the table
     """The state after `event`, and what is to be done about it. Pure; news of an earlier generation changes nothing."""
     match event:
+        case life.LeaseAsked():  # twice for every request: first
+            return _lease_asked(state, event, policy, now)
+        case life.LeaseEnded():
+            return _lease_ended(state, event, policy, now)
         case life.StartAsked():
             return _start_asked(state, event, now)
         case life.WakeAsked():
@@ -42,10 +46,6 @@ def step(state: BackendState, event: life.Event, policy: LifePolicy, now: float)
             return _released(state, event, policy, now)
         case life.DeadlineReached():
             return _deadline_reached(state, policy, now)
-        case life.LeaseAsked():
-            return _lease_asked(state, event, policy, now)
-        case life.LeaseEnded():
-            return _lease_ended(state, event, policy, now)
         case _ as never:
             assert_never(never)
 

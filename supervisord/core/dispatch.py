@@ -19,7 +19,7 @@ class BackendView:
     reason: str
     slots: int
     in_flight: int
-    order: int  # as configured: the earlier is preferred
+    order: tuple[int, int]  # by priority, then as configured: the smaller is preferred
     paused: bool = False  # memory pressure holds its dispatch
 
     @property
@@ -59,6 +59,8 @@ def choose(job: Job, backends: Sequence[BackendView]) -> Choice:
     serving = [b for b in backends if job.model in b.models]
     if not serving:
         return Reject(ModelNotFoundError(f'No backend serves the model "{job.model}".', param="model"))
+    if len(serving) == 1 and serving[0].has_room:  # mostly: one backend for a model
+        return Serve(serving[0].name)
     # A backend that failed this job already is the last resort, yet better than failing it.
     preferred = sorted(serving, key=lambda b: (b.name in job.avoid, b.in_flight, b.order))
     for backend in preferred:

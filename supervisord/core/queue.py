@@ -92,6 +92,8 @@ class JobQueue:
 
     def first_of_each_model(self) -> list[Job]:
         """The jobs at the head of each model's line, in order: the only ones that can run next."""
+        if len(self._lines) == 1:  # mostly: one model is busy
+            return [self._jobs[line[0]] for line in self._lines.values()]
         return [self._jobs[key] for key in sorted(line[0] for line in self._lines.values())]
 
     def position(self, job_id: str) -> int:

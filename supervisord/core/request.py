@@ -50,8 +50,8 @@ LONGEST_WAIT_S = 7 * 24 * 3600.0
 def submission(endpoint: Endpoint, body: bytes, members: Mapping[str, Value], headers: Mapping[str, str]) -> Submission:
     """Check a decoded body against its endpoint.
 
-    `members` are the top-level members of the body: scalars by value, the others by kind. `headers` have lower-case
-    names. Raises InvalidRequestError, with the member that is wrong as `param`.
+    `members` are the top-level members of the body: scalars by value, the others by kind. `headers` are asked
+    for by lower-case names. Raises InvalidRequestError, with the member that is wrong as `param`.
     """
     payload = members.get(endpoint.payload)
     if isinstance(payload, str) and not isinstance(payload, JsonKind):

@@ -53,6 +53,8 @@ class Dispatcher:
         self.queue = queue
         self._clock = clock
         self._backends: dict[str, Backend] = {}
+        self._serving: dict[str, list[tuple[Backend, tuple[int, int]]]] = {}
+        self._models: dict[str, frozenset[str]] = {}
         self._tickets: dict[str, Ticket] = {}
         self._leases: dict[str, Lease] = {}
         self._paused: Mapping[str, str] = {}
@@ -67,19 +69,24 @@ class Dispatcher:
         """The backends there are, and whom to tell of each lease that ends; called once, before anything else."""
         self._backends = dict(backends)
         self._returned = returned
+        for place, backend in enumerate(backends.values()):
+            self._models[backend.name] = frozenset(backend.spec.models)
+            for model in backend.spec.models:
+                # A higher priority goes before every place in the file.
+                self._serving.setdefault(model, []).append((backend, (-backend.spec.priority, place)))
 
     # --- the way in --------------------------------------------------------------------------------------------------
 
     def require(self, model: str) -> None:
         """Raises ModelNotFoundError for a model that nobody serves."""
-        if not any(model in backend.spec.models for backend in self._backends.values()):
+        if model not in self._serving:
             raise ModelNotFoundError(
                 f'No backend serves the model "{model}". GET /v1/models lists those that are served.', param="model"
             )
 
     def submit(self, job: Job) -> Ticket:
         """Queue a new job. Raises QueueFullError, or what makes serving it impossible now."""
-        choice = choose(job, self._views())
+        choice = choose(job, self._views(job.model))
         if isinstance(choice, Reject):
             raise choice.error
         self.queue.admit(job, seconds_per_job=self._seconds_per_job)
@@ -116,7 +123,7 @@ class Dispatcher:
     def pump(self) -> None:
         """Give every free slot to the job that is due. Called after anything changed that could matter."""
         self._again = True
-        if self._pumping:
+        if self._pumping or not len(self.queue):
             return
         self._pumping = True
         try:
@@ -131,7 +138,7 @@ class Dispatcher:
         ticket = self._tickets.get(job.id)
         if ticket is None or ticket.asked is not None:
             return
-        match choose(job, self._views()):
+        match choose(job, self._views(job.model)):
             case Serve(backend=name):
                 ticket.asked = name
                 self._backends[name].post(life.LeaseAsked(job.id))
@@ -256,20 +263,20 @@ class Dispatcher:
         """Why some backend gets no work; None when all do."""
         return next(iter(self._paused.values()), None)
 
-    def _views(self) -> list[BackendView]:
-        return [self._view(backend, order) for order, backend in enumerate(self._backends.values())]
+    def _views(self, model: str) -> list[BackendView]:
+        return [self._view(backend, order) for backend, order in self._serving.get(model, ())]
 
-    def _view(self, backend: Backend, order: int) -> BackendView:
+    def _view(self, backend: Backend, order: tuple[int, int]) -> BackendView:
         state = backend.state
         return BackendView(
             name=backend.name,
-            models=frozenset(backend.spec.models),
+            models=self._models[backend.name],
             phase=state.phase,
             want=state.want,
             reason=state.reason,
             slots=backend.spec.slots,
             in_flight=state.in_flight,
-            order=order - 1000 * backend.spec.priority,
+            order=order,
             paused=backend.name in self._paused,
         )
 

@@ -110,7 +110,7 @@ def test_a_pipe_or_a_folder_is_not_waited_for(tmp_path: Path, around: Surroundin
 
 
 def test_a_name_that_no_file_can_have(around: Surroundings) -> None:
-    with pytest.raises(ConfigurationError, match=r"cannot read configuration a\0b: embedded null byte; create it"):
+    with pytest.raises(ConfigurationError, match=r"cannot read configuration a\0b: .*embedded null .*; create it"):
         load("a\0b", around)
 
 

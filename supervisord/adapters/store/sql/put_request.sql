@@ -1,4 +1,5 @@
 -- Runs before the job's own row is written: the first record of a job stays.
+WITH given (id, body) AS (VALUES (?, ?))
 INSERT INTO job_bodies (job_id, part, body)
-SELECT ?1, 'request', ?2
-WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE id = ?1);
+SELECT given.id, 'request', given.body FROM given
+WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = given.id);
