@@ -30,6 +30,9 @@ _SHORT = 4096  # bytes of a scalar that validation could care for: a model's nam
 _KINDS = {"{": JsonKind.OBJECT, "[": JsonKind.ARRAY, '"': JsonKind.STRING}
 
 
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
 @dataclass(frozen=True, slots=True)
 class DoorLimits:
     body_bytes: int = 64 * 1024 * 1024
@@ -56,9 +59,10 @@ class OpenAIDoor:
         return app
 
     @web.middleware
-    async def _border(
-        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
+    async def _border(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        return await self._guarded(request, handler)
+
+    async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             self._doorkeeper.check(request)
             return await handler(request)
@@ -71,6 +75,10 @@ class OpenAIDoor:
             told = errors.response(MethodNotAllowedError(f"{request.path} takes {allowed}, not {request.method}."))
             told.headers["allow"] = allowed
             return told
+
+    async def inference(self, request: web.Request) -> web.StreamResponse:
+        """A POST to one of ENDPOINTS, past aiohttp's router and middlewares: they cost as much as the dispatch."""
+        return await self._guarded(request, self._run)
 
     # --- work --------------------------------------------------------------------------------------------------------
 

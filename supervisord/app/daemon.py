@@ -145,7 +145,7 @@ class _Daemon:
         limits = DoorLimits(configuration.limits.body, configuration.limits.body_timeout_s)
         openai = OpenAIDoor(supervisor, doorkeeper, limits)
         operators = ControlDoor(supervisor, about, doors.peers_allowed(configuration.control_group))
-        public = doors.GuardedRunner(openai.application(), configuration.limits)
+        public = doors.GuardedRunner(openai.application(), openai.inference, configuration.limits)
         private = web.AppRunner(
             operators.application(), handler_cancellation=True, access_log=None, shutdown_timeout=doors.SHUTDOWN_S
         )

@@ -6,14 +6,16 @@ import pwd
 import socket
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 from typing_extensions import override
 
 from supervisord.api.guard import GuardedServer
+from supervisord.api.openai import Handler
 from supervisord.config.model import Limits
 from supervisord.core.errors import AddressInUseError, ConfigurationError, StateFolderError
+from supervisord.core.request import ENDPOINTS
 
 BACKLOG = 1024
 SHUTDOWN_S = 2.0  # for connections that are idle or being answered when everything else is down
@@ -22,16 +24,24 @@ SHUTDOWN_S = 2.0  # for connections that are idle or being answered when everyth
 class GuardedRunner(web.AppRunner):
     """aiohttp's runner over a server with limits. Handlers are cancelled when their client leaves."""
 
-    def __init__(self, app: web.Application, limits: Limits) -> None:
+    def __init__(self, app: web.Application, inference: Handler, limits: Limits) -> None:
         super().__init__(app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S)
+        self._inference = inference
         self._limits = limits
 
     @override
     async def _make_server(self) -> web.Server:
         plain = await super()._make_server()
         arguments: dict[str, Any] = dict(plain._kwargs)  # noqa: SLF001 - what aiohttp would have built it with
+        routed, inference = plain.request_handler, self._inference
+
+        async def handle(request: web.BaseRequest) -> web.StreamResponse:
+            if request.method == "POST" and request.path in ENDPOINTS:
+                return await inference(cast("web.Request", request))
+            return await routed(request)
+
         return GuardedServer(
-            plain.request_handler,
+            handle,
             request_factory=plain.request_factory,
             handler_cancellation=True,
             connections=self._limits.connections,

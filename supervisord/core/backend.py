@@ -137,7 +137,7 @@ def _progressed(state: BackendState, event: life.Progressed, policy: LifePolicy,
         case Phase.LOADING:
             return replace(state, deadline=now + policy.load_stall_s), ()
         case Phase.READY:
-            return moves.with_work_deadline(replace(state, stalled_s=0.0), policy, now), ()
+            return replace(state, stalled_s=0.0, deadline=moves.work_deadline(state.in_flight, 0.0, policy, now)), ()
         case Phase.SUSPECT:  # it does not answer, but tokens flow: slow is not hung
             return replace(state, stalled_s=0.0, deadline=now + policy.probe_hang_s), ()
         case _:
@@ -151,7 +151,8 @@ def _answered(state: BackendState, event: life.Answered, policy: LifePolicy, now
         ready = moves.enter(state, Phase.READY, "", now)
         return replace(ready, ready_since=now, served=0), ()
     if state.phase is Phase.SUSPECT:
-        return moves.with_work_deadline(moves.enter(state, Phase.READY, "", now), policy, now), ()
+        due = moves.work_deadline(state.in_flight, state.stalled_s, policy, now)
+        return replace(moves.enter(state, Phase.READY, "", now), deadline=due), ()
     return state, ()
 
 
@@ -234,9 +235,8 @@ def _deadline_reached(state: BackendState, policy: LifePolicy, now: float) -> Ou
 def _lease_asked(state: BackendState, event: life.LeaseAsked, policy: LifePolicy, now: float) -> Outcome:
     if state.phase is not Phase.READY or state.in_flight >= policy.slots:
         return state, (life.RefuseLease(event.job_id),)
-    busy = replace(state, in_flight=state.in_flight + 1)
-    if not state.in_flight:
-        busy = moves.with_work_deadline(busy, policy, now)
+    deadline = state.deadline if state.in_flight else moves.work_deadline(1, state.stalled_s, policy, now)
+    busy = replace(state, in_flight=state.in_flight + 1, deadline=deadline)
     return busy, (life.GrantLease(event.job_id, state.generation),)
 
 
@@ -244,10 +244,11 @@ def _lease_ended(state: BackendState, event: life.LeaseEnded, policy: LifePolicy
     if event.generation != state.generation or state.in_flight == 0:
         return state, ()
     left = state.in_flight - 1
+    if state.phase is Phase.READY and event.served:
+        due = moves.work_deadline(left, 0.0, policy, now)
+        return replace(state, in_flight=left, served=state.served + 1, stalled_s=0.0, deadline=due), ()
     freed = replace(state, in_flight=left, served=state.served + event.served)
     if state.phase is Phase.READY:
-        if event.served:
-            return moves.with_work_deadline(replace(freed, stalled_s=0.0), policy, now), ()
         # A client that gave up is no progress: a hung server must not be kept by clients that leave in time.
         return freed if left else replace(moves.with_stall_counted(freed, policy, now), deadline=None), ()
     if state.phase is Phase.DRAINING and left == 0:

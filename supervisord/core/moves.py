@@ -12,12 +12,11 @@ from supervisord.core.restart import delay, exhausted, within_window
 SHORTEST_CHANCE = 0.1  # of progress_s: what a request gets even where those before it saw no progress at all
 
 
-def with_work_deadline(state: BackendState, policy: LifePolicy, now: float) -> BackendState:
-    """`state` with the time by which something must move; none while there is no work."""
-    if not state.in_flight:
-        return replace(state, deadline=None)
-    left = max(SHORTEST_CHANCE * policy.progress_s, policy.progress_s - state.stalled_s)
-    return replace(state, deadline=now + left)
+def work_deadline(in_flight: int, stalled_s: float, policy: LifePolicy, now: float) -> float | None:
+    """The time by which something must move; none while there is no work."""
+    if not in_flight:
+        return None
+    return now + max(SHORTEST_CHANCE * policy.progress_s, policy.progress_s - stalled_s)
 
 
 def with_stall_counted(state: BackendState, policy: LifePolicy, now: float) -> BackendState:

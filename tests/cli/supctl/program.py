@@ -28,7 +28,7 @@ class Ended:
 
 def environment(**changes: str | None) -> dict[str, str]:
     """The environment without what would change the output, in UTC."""
-    dropped = {"NO_COLOR", "COLUMNS", "LLM_SUPERVISORD_SOCKET", "XDG_RUNTIME_DIR", "XDG_STATE_HOME"}
+    dropped = {"NO_COLOR", "COLUMNS", "PYTHONUNBUFFERED", "LLM_SUPERVISORD_SOCKET", "XDG_RUNTIME_DIR", "XDG_STATE_HOME"}
     kept = {key: value for key, value in os.environ.items() if key not in dropped}
     wanted = {**kept, "TZ": "UTC", "TERM": "xterm-256color", "PYTHONUTF8": "1", **changes}
     return {key: value for key, value in wanted.items() if value is not None}

@@ -104,6 +104,23 @@ class TestTimeout:
         assert ended.status == 5
         assert "takes no connections" in ended.err
 
+    def test_full_backlog_that_empties(self, supctl, socket_path):
+        """A busy daemon that accepts a moment later is not a failure."""
+        with closing(socket.socket(socket.AF_UNIX)) as listener, closing(socket.socket(socket.AF_UNIX)) as first:
+            listener.bind(str(socket_path))
+            listener.listen(0)
+            first.connect(str(socket_path))
+            with supctl.running("status", "--json") as running:
+                with pytest.raises(subprocess.TimeoutExpired):
+                    running.process.wait(1.0)
+                listener.settimeout(BOUND_S)
+                listener.accept()[0].close()
+                with closing(listener.accept()[0]) as client:
+                    client.recv(65536)
+                    client.sendall(HEAD + b"Content-Length: 2\r\n\r\n{}")
+                    ended = running.stop()
+        assert (ended.status, ended.out) == (0, "{}\n")
+
     def test_answer_in_drips_is_bounded_as_a_whole(self, supctl, peer):
         """Each byte comes in time; the answer as a whole does not."""
         drip = peer.stream()
