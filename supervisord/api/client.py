@@ -4,6 +4,7 @@ aiohttp reads and parses the request; the answer goes straight to the transport.
 payload writer was measured as 16 % of a proxied request, and as more than half of the cost of a relayed chunk.
 """
 
+import asyncio
 from collections.abc import Sequence
 from http import HTTPStatus
 from wsgiref.handlers import format_date_time
@@ -72,6 +73,16 @@ class HttpClient:
         if self._head or end:
             self._transport.write(self._head + end)
             self._head = b""
+
+    async def settle(self, patience_s: float) -> None:
+        """Wait until the client has taken the answer but for a little; cut it off after `patience_s` seconds."""
+        if not self._protocol.writing_paused:
+            return
+        try:
+            async with asyncio.timeout(patience_s):
+                await self.drained()
+        except TimeoutError:
+            self.abort()
 
     def abort(self) -> None:
         """See `ports.Client`."""

@@ -14,6 +14,8 @@ from supervisord.api import errors
 from supervisord.api.entries import event_entry, job_entry
 from supervisord.core import life
 from supervisord.core.errors import (
+    ConflictError,
+    DrainingError,
     ForbiddenPeerError,
     InvalidRequestError,
     MethodNotAllowedError,
@@ -23,6 +25,7 @@ from supervisord.core.errors import (
     UnknownEndpointError,
 )
 from supervisord.core.life import DOWN, Phase, Want
+from supervisord.core.record import EventRecord
 from supervisord.engine import view
 from supervisord.engine.supervisor import Supervisor
 from supervisord.ports import JobFilter, StoredJob
@@ -67,6 +70,7 @@ class ControlDoor:
         add.add_get("/v1/jobs", self._jobs)
         add.add_get("/v1/jobs/{id}", self._job)
         add.add_get("/v1/jobs/{id}/output", self._output)
+        add.add_post("/v1/jobs/{id}/cancel", self._cancel)
         add.add_get("/v1/events", self._events)
         return app
 
@@ -138,6 +142,12 @@ class ControlDoor:
             raise NotFoundError(f'There is no job "{wanted}". supctl jobs lists them.', param="id")
         return found
 
+    async def _cancel(self, request: web.Request) -> web.Response:
+        found = await self._find(request.match_info["id"])
+        if not self._supervisor.dispatcher.cancel(found.job.id):
+            raise ConflictError(f"Job {found.job.id} has ended already: it is {found.status}.")
+        return _json({"id": found.job.id, "message": "cancelled"})
+
     async def _output(self, request: web.Request) -> web.Response:
         """What was kept of a job's texts: nothing, unless store.prompts is full."""
         found = await self._find(request.match_info["id"])
@@ -167,18 +177,16 @@ class ControlDoor:
         after = _whole(query["after"], 0, "after", 2**62) if "after" in query else None
         limit = _whole(query.get("limit"), 50, "limit", LONGEST_LIST)
         backend = query.get("backend")
-        await self._supervisor.ports.store.flush()
-        found = await self._supervisor.ports.store.events(after=after, limit=limit, backend=backend)
-        entries = [event_entry(stored.event, stored.id) for stored in found]
-        if query.get("follow") != "1":
-            return _json({"events": entries})
-        start = "".join(_line(entry) for entry in entries)
-        return await _stream(request, "application/x-ndjson", start, self._event_lines(backend))
-
-    async def _event_lines(self, backend: str | None) -> AsyncIterator[str]:
-        async for event in self._supervisor.journal.follow():
-            if backend is None or event.backend == backend:
-                yield _line(event_entry(event, None))
+        with self._supervisor.journal.follow() as inbox:  # before the look back: nothing falls between the two
+            await self._supervisor.ports.store.flush()
+            while not inbox.empty():
+                inbox.get_nowait()
+            found = await self._supervisor.ports.store.events(after=after, limit=limit, backend=backend)
+            entries = [event_entry(stored.event, stored.id) for stored in found]
+            if query.get("follow") != "1":
+                return _json({"events": entries})
+            start = "".join(_line(entry) for entry in entries)
+            return await _stream(request, "application/x-ndjson", start, _event_lines(inbox, backend))
 
     # --- doing -------------------------------------------------------------------------------------------------------
 
@@ -186,6 +194,8 @@ class ControlDoor:
         backend = self._supervisor.backend(request.match_info["name"])
         verb = request.match_info["verb"]
         wait_s = await _wait_asked(request)
+        if self._supervisor.draining:
+            raise DrainingError("The daemon is going down.")
         who = "by an operator"
         match verb:
             case "start":
@@ -228,6 +238,13 @@ async def _stream(request: web.Request, content_type: str, start: str, lines: As
     async for line in lines:
         await response.write(line.encode())
     return response
+
+
+async def _event_lines(inbox: asyncio.Queue[EventRecord], backend: str | None) -> AsyncIterator[str]:
+    while True:
+        event = await inbox.get()
+        if backend is None or event.backend == backend:
+            yield _line(event_entry(event, None))
 
 
 async def _lines_of(inbox: asyncio.Queue[str]) -> AsyncIterator[str]:

@@ -10,8 +10,15 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 from typing_extensions import override
 
+from supervisord.api import errors
 from supervisord.api.errors import envelope
-from supervisord.core.errors import ForbiddenHostError, ForbiddenOriginError, TooManyConnectionsError
+from supervisord.core.errors import (
+    ForbiddenHostError,
+    ForbiddenOriginError,
+    InvalidRequestError,
+    SupervisorError,
+    TooManyConnectionsError,
+)
 
 
 @lru_cache(maxsize=1024)  # asked for every request, mostly of the same name
@@ -33,6 +40,14 @@ def host_of(header: str) -> str:
     return header.rpartition(":")[0] or header if header.count(":") == 1 else header
 
 
+def _host_of_origin(origin: str) -> str:
+    """The host in an Origin header; empty for what is none."""
+    try:
+        return urlsplit(origin).hostname or ""
+    except ValueError:
+        return ""
+
+
 class Doorkeeper:
     """Checks the headers that browsers cannot forge: a page that rebinds DNS shows its own name as Host."""
 
@@ -50,7 +65,7 @@ class Doorkeeper:
                 "Use 127.0.0.1 or localhost, or add the name to allowed_hosts."
             )
         origin = headers.get("Origin")
-        if origin is not None and not self._is_ours(urlsplit(origin).hostname or ""):
+        if origin is not None and not self._is_ours(_host_of_origin(origin)):
             raise ForbiddenOriginError(f'A web page of "{origin[:100]}" may not use this address.')
         if headers.get("Sec-Fetch-Site") == "cross-site":
             raise ForbiddenOriginError("A web page of another site may not use this address.")
@@ -91,6 +106,18 @@ class _GuardedHandler(RequestHandler):
         elif not waiting and self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+    @override
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """aiohttp's own errors in our envelope; a broken head is no fault of ours, and is not logged with its bytes."""
+        if status >= 500:
+            response = super().handle_error(request, status, exc, message)
+            return errors.response(SupervisorError("The daemon failed; its log says how.")) if response else response
+        answer = errors.response(InvalidRequestError("The request is not the HTTP that is understood here."))
+        answer.force_close()
+        return answer
 
     def _awaits_head(self) -> bool:
         """Whether what has come is a part of a head: no whole one waits, and none is being answered."""

@@ -12,6 +12,7 @@ from supervisord.api.client import HttpClient, Sent
 from supervisord.api.guard import Doorkeeper
 from supervisord.core.errors import (
     InvalidJsonError,
+    InvalidRequestError,
     MethodNotAllowedError,
     ModelNotFoundError,
     RequestTimeoutError,
@@ -37,6 +38,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class DoorLimits:
     body_bytes: int = 64 * 1024 * 1024
     body_timeout_s: float = 60.0
+    client_stall_s: float = 60.0
 
 
 class OpenAIDoor:
@@ -75,6 +77,8 @@ class OpenAIDoor:
             told = errors.response(MethodNotAllowedError(f"{request.path} takes {allowed}, not {request.method}."))
             told.headers["allow"] = allowed
             return told
+        except web.HTTPException as error:
+            return errors.response(InvalidRequestError(f"The request is not understood: {error.reason}."))
 
     async def inference(self, request: web.Request) -> web.StreamResponse:
         """A POST to one of ENDPOINTS, past aiohttp's router and middlewares: they cost as much as the dispatch."""
@@ -91,6 +95,7 @@ class OpenAIDoor:
             await self._supervisor.gateway.serve(wanted, client, job_ids.append)
         except SupervisorError as error:
             return errors.response(error, job_ids[0] if job_ids else None)
+        await client.settle(self._limits.client_stall_s)
         return Sent(client)
 
     async def _body(self, request: web.Request) -> bytes:
@@ -104,6 +109,8 @@ class OpenAIDoor:
                 return await request.read()
         except web.HTTPRequestEntityTooLarge:
             raise _too_large(limit) from None
+        except web.RequestPayloadError as error:
+            raise InvalidRequestError(f"The body does not arrive as its headers say: {error}.") from None
         except TimeoutError:
             late = f"The body did not arrive within {self._limits.body_timeout_s:g} s (limits.body_timeout)."
             raise RequestTimeoutError(late) from None

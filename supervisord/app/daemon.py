@@ -142,7 +142,9 @@ class _Daemon:
             socket=configuration.control_socket,
         )
         doorkeeper = Doorkeeper(frozenset((*configuration.allowed_hosts, configuration.listen_host)))
-        limits = DoorLimits(configuration.limits.body, configuration.limits.body_timeout_s)
+        limits = DoorLimits(
+            configuration.limits.body, configuration.limits.body_timeout_s, configuration.limits.client_stall_s
+        )
         openai = OpenAIDoor(supervisor, doorkeeper, limits)
         operators = ControlDoor(supervisor, about, doors.peers_allowed(configuration.control_group))
         public = doors.GuardedRunner(openai.application(), openai.inference, configuration.limits)

@@ -76,7 +76,7 @@ def bind_control(path: Path, group: str | None) -> socket.socket:
     """
     gid = _group_id(group)
     try:
-        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        _make_folder(path.parent, gid)
         _remove_stale(path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(str(path))
@@ -91,6 +91,16 @@ def bind_control(path: Path, group: str | None) -> socket.socket:
     listener.listen(BACKLOG)
     listener.settimeout(0)
     return listener
+
+
+def _make_folder(folder: Path, gid: int | None) -> None:
+    """A folder that is ours gets its mode and group past the umask; one that was there is left as it is."""
+    if folder.exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o750)
+    if gid is not None:
+        os.chown(folder, -1, gid)
 
 
 def remove_control(path: str) -> None:

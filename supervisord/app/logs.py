@@ -3,6 +3,8 @@
 import logging
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from typing import TextIO, cast
 
 import structlog
 
@@ -10,9 +12,7 @@ from supervisord.config.model import LogFormat, LogLevel
 from supervisord.core.job import JobStatus
 from supervisord.core.record import AttemptRecord, EventKind, EventRecord, JobRecord, JobResult
 
-_WARNINGS = frozenset(
-    {EventKind.EXIT, EventKind.ORPHANS, EventKind.RUNG, EventKind.LOG_DEGRADED, EventKind.PRESSURE, EventKind.EVICTED}
-)
+_WARNINGS = frozenset({EventKind.EXIT, EventKind.ORPHANS, EventKind.RUNG, EventKind.PRESSURE, EventKind.EVICTED})
 
 
 def configure(level: LogLevel, form: LogFormat) -> None:
@@ -27,10 +27,22 @@ def configure(level: LogLevel, form: LogFormat) -> None:
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Stderr())),
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=max(number, logging.WARNING), stream=sys.stderr, format="%(levelname)s %(message)s")
+
+
+class _Stderr:
+    """stderr, as far as it goes: a full disk or a closed pipe behind it costs lines, never the daemon."""
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            sys.stderr.flush()
 
 
 def _renderer(form: LogFormat) -> structlog.typing.Processor:

@@ -18,10 +18,10 @@ class VramCritical(Settings):
 
 class Vram(Settings):
     reserve: Annotated[int, *fields.size("0B", "1TiB")] = setting(
-        "2GiB", "Left free on each GPU when a backend is started, for the desktop and for growth."
+        "2GiB", "Left free on each GPU: with less, no backend is woken by a request."
     )
-    tight: VramTight = section(VramTight, "No new loads; idle backends leave.")
-    critical: VramCritical = section(VramCritical, "No dispatch; backends are drained and shrunk.")
+    tight: VramTight = section(VramTight, "No backend is woken by a request.")
+    critical: VramCritical = section(VramCritical, "No dispatch; idle backends leave.")
     leave_factor: Annotated[float, *fields.number(1, 10)] = setting(
         1.5, "A level is left when this many times as much is free as it was entered at."
     )
@@ -48,8 +48,8 @@ class HostCritical(Settings):
 
 
 class Host(Settings):
-    tight: HostTight = section(HostTight, "No new loads; idle backends leave.")
-    critical: HostCritical = section(HostCritical, "No dispatch; backends are drained and shrunk.")
+    tight: HostTight = section(HostTight, "No backend is woken by a request.")
+    critical: HostCritical = section(HostCritical, "No dispatch; idle backends leave.")
     leave_after: Annotated[float, *fields.duration("0s", "1h")] = setting(
         "15s", "A level is left when the figures have been below half of it for this long."
     )

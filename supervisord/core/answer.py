@@ -95,6 +95,14 @@ def error_message(body: bytes) -> str:
     return " ".join(text.split())[:300]
 
 
+def error_kind(body: bytes) -> str:
+    """What kind of error it is, without its text: its type, its code, and the numbers it gives."""
+    told = _last_object(body, b'"error":')
+    words = [str(told[name])[:64] for name in ("type", "code") if isinstance(told.get(name), (str, int))]
+    numbers = [f"{k}={v}" for k, v in told.items() if isinstance(v, int) and k != "code" and not isinstance(v, bool)]
+    return " ".join([*words, *numbers]) or "an error without a type"
+
+
 class StreamWatch:
     """Looks at a stream of server-sent events as it passes, and holds back what is not yet a whole event.
 

@@ -21,6 +21,7 @@ class BackendView:
     in_flight: int
     order: tuple[int, int]  # by priority, then as configured: the smaller is preferred
     paused: bool = False  # memory pressure holds its dispatch
+    held: str = ""  # why it is not woken now: there is too little memory to load it; empty: it may be
 
     @property
     def has_room(self) -> bool:
@@ -67,7 +68,8 @@ def choose(job: Job, backends: Sequence[BackendView]) -> Choice:
         if backend.has_room:
             return Serve(backend.name)
     for backend in sorted(serving, key=lambda b: (b.name in job.avoid, b.order)):
-        if backend.phase is Phase.STOPPED and backend.want is not Want.DOWN and not backend.paused:
+        asleep = backend.phase is Phase.STOPPED and backend.want is not Want.DOWN
+        if asleep and not backend.paused and not backend.held:
             return Wake(backend.name)
     waiting = [b for b in preferred if _may_serve_again(b)]
     if waiting:
@@ -92,6 +94,8 @@ def _why_waiting(backend: BackendView) -> str:
         return f"{backend.name} is held back by memory pressure"
     if backend.phase is Phase.READY:
         return f"{backend.name} is busy"
+    if backend.phase is Phase.STOPPED and backend.held:
+        return f"{backend.name} is not started: {backend.held}"
     return f"{backend.name} is {backend.phase}" + (f": {backend.reason}" if backend.reason else "")
 
 

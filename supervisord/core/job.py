@@ -45,7 +45,6 @@ class FailureReason(StrEnum):
     BACKEND_DIED = "backend_died"
     BACKEND_HUNG = "backend_hung"
     BACKEND_OUT_OF_MEMORY = "backend_out_of_memory"
-    BACKEND_EVICTED = "backend_evicted"
     BACKEND_PROTOCOL = "backend_protocol_error"
     BACKEND_ERROR = "backend_error"
     BACKEND_BUSY = "backend_busy"

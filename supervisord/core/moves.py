@@ -75,6 +75,17 @@ def condemn(state: BackendState, cause: ExitCause, reason: FailureReason, policy
 
 def settle(state: BackendState, draw: float, policy: LifePolicy, now: float) -> Outcome:
     """What follows now that nothing is left of the generation."""
+    settled, effects = _what_follows(state, draw, policy, now)
+    if not state.in_flight:
+        return settled, effects
+    # Whoever still waits for its answer waits for nobody.
+    oom = state.cause is not None and state.cause.is_oom
+    reason = FailureReason.BACKEND_OUT_OF_MEMORY if oom else FailureReason.BACKEND_DIED
+    lost = life.FailLeases(state.generation, reason, state.reason or "its process is gone")
+    return settled, (lost, *effects)
+
+
+def _what_follows(state: BackendState, draw: float, policy: LifePolicy, now: float) -> Outcome:
     match state.after:
         case After.STAY:
             return enter(replace(state, in_flight=0), Phase.STOPPED, state.reason, now), ()

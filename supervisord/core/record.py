@@ -93,7 +93,6 @@ class EventKind(StrEnum):
     EXIT = "backend.exit"
     ORPHANS = "backend.orphans_killed"
     RUNG = "backend.rung"
-    LOG_DEGRADED = "backend.log_degraded"
     PRESSURE = "memory.pressure"
     EVICTED = "memory.evicted"
     DISPATCH_PAUSED = "queue.paused"

@@ -35,7 +35,8 @@ class World:
     kernel: KernelLog
     tasks: Tasks
     journal: Journal
-    vram_of: Callable[[frozenset[int]], int | None]  # bytes held by these pids now; None where nobody can tell
+    released: Callable[[frozenset[int], float], bool]  # these pids hold no VRAM any more, measured since then
+    look_now: Callable[[], None]  # take a fresh sample of memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,7 @@ class Backend:
         self._whole_context: int | None = None  # what the server takes by itself where no context is configured
         self._rungs = self._useful_rungs()
         self.generation: Generation | None = None
+        self._last_words: list[str] = []  # of the generation before this one
         self.last_used = world.clock.monotonic()
         self.tokens_per_second: float | None = None
         self.log_followers: set[Callable[[str], None]] = set()
@@ -124,9 +126,9 @@ class Backend:
 
     def tail(self, lines: int) -> list[str]:
         """The last lines that this or, before it prints anything, the last generation printed."""
-        if self.generation is None or self.generation.process is None:
-            return []
-        return list(self.generation.process.tail(lines))
+        process = self.generation.process if self.generation is not None else None
+        now = [] if process is None else list(process.tail(lines))
+        return now or self._last_words[-lines:]
 
     def close(self) -> None:
         """No timer fires any more."""
@@ -157,6 +159,7 @@ class Backend:
         generation = Generation(number, rung, footprint, self.spec.host, self.spec.port)
         generation.last_bytes = clock.monotonic()
         generation.oom_kills_before = self._world.kernel.oom_kills()
+        self._last_words = self.tail(LOG_LINES)
         self.generation = generation
         output = _Output(self, generation)
         try:
@@ -247,9 +250,10 @@ class Backend:
         """Freed is what has been measured as free; a driver that tells nothing is not waited for."""
         clock = self._world.clock
         pids = frozenset(generation.usage.pids if generation.usage else ()) | {generation.pid or 0}
-        limit = clock.monotonic() + RELEASE_LIMIT_S
-        while (held := self._world.vram_of(pids)) and clock.monotonic() < limit:
-            generation.note = f"waits for {held} bytes of VRAM to be given back"
+        gone_at = clock.monotonic()
+        while not self._world.released(pids, gone_at) and clock.monotonic() < gone_at + RELEASE_LIMIT_S:
+            generation.note = "waits for its VRAM to be measured free"
+            self._world.look_now()
             await clock.sleep(RELEASE_POLL_S)
         self.post(life.Released(generation.number, random.random()))  # noqa: S311 - jitter, not a secret
 

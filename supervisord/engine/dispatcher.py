@@ -58,6 +58,7 @@ class Dispatcher:
         self._tickets: dict[str, Ticket] = {}
         self._leases: dict[str, Lease] = {}
         self._paused: Mapping[str, str] = {}
+        self._held: Mapping[str, str] = {}
         self._pumping = False
         self._again = False
         self._timer: Timer | None = None
@@ -161,12 +162,12 @@ class Dispatcher:
         current = backend.generation
         if ticket.lease.done() or current is None:  # its client has left, and has not been told to us yet
             backend.post(life.LeaseEnded(generation, served=False))
-            self._again = True
+            self.pump()
             return
         lease = Lease(job, backend, current, self._clock.monotonic(), key)
         self._leases[job_id] = lease
         ticket.lease.set_result(lease)
-        self._again = True  # the next in line for this model may fit beside it
+        self.pump()  # the next in line for this model may fit beside it
 
     def refused(self, job_id: str, backend_name: str) -> None:
         """A backend had no slot after all: it changed between the look and the question, and will say so itself."""
@@ -174,6 +175,7 @@ class Dispatcher:
         ticket = self._tickets.get(job_id)
         if ticket is not None:
             ticket.asked = None
+            self.pump()  # another backend may have room
 
     def give_back(self, lease: Lease, *, served: bool) -> None:
         """End a lease; the slot is free for the next job."""
@@ -198,6 +200,11 @@ class Dispatcher:
     def pause(self, paused: Mapping[str, str]) -> None:
         """Dispatch nothing to these backends, for these reasons; replaces what was paused before."""
         self._paused = dict(paused)
+        self.pump()
+
+    def hold(self, held: Mapping[str, str]) -> None:
+        """Wake none of these backends, for these reasons; replaces what was held before."""
+        self._held = dict(held)
         self.pump()
 
     def _expire(self) -> None:
@@ -278,6 +285,7 @@ class Dispatcher:
             in_flight=state.in_flight,
             order=order,
             paused=backend.name in self._paused,
+            held=self._held.get(backend.name, ""),
         )
 
 
@@ -285,6 +293,12 @@ def _ignore() -> None:
     return None
 
 
-def retried(job: Job, failed_on: str) -> Job:
-    """The job as it goes back into the queue after an attempt."""
-    return replace(job, attempts=job.attempts + 1, avoid=job.avoid | {failed_on})
+def retried(job: Job, failed_on: str, expires: float) -> Job:
+    """The job as it goes back into the queue after an attempt: started it was, so it may wait anew until `expires`."""
+    return replace(
+        job,
+        attempts=job.attempts + 1,
+        avoid=job.avoid | {failed_on},
+        expires=max(job.expires, expires),
+        expiry_reason=FailureReason.QUEUE_TIMEOUT,
+    )

@@ -102,13 +102,13 @@ class Gateway:
             await self._run(course, ticket, client)
         except asyncio.CancelledError:
             self._dispatcher.withdraw(job.id)
-            if course.attempt is not None and course.attempt.status is JobStatus.DONE:
-                self._finish(course, JobStatus.DONE, None, "")
-            else:
-                self._finish(course, JobStatus.CANCELLED, FailureReason.CLIENT_LEFT, "the client closed the connection")
+            self._finish(course, *_as_left(course.outcome))
             raise
         except SupervisorError as error:
             self._finish(course, *_ending(error, course))
+            raise
+        except Exception as error:
+            self._finish(course, JobStatus.FAILED, FailureReason.INTERNAL, repr(error)[:300])
             raise
 
     async def _run(self, course: Course, ticket: Ticket, client: Client) -> None:
@@ -142,7 +142,9 @@ class Gateway:
     def _answer_failure(self, course: Course, outcome: AttemptOutcome, client: Client) -> None:
         """The last attempt failed: pass on what the backend said, or say it ourselves; nothing if it was said."""
         if outcome.answer is not None and not outcome.reached_client:
-            headers = (*outcome.answer.headers, *self._headers_of(course))
+            # It has been tried as often as is good: the SDK's own retries would only multiply that.
+            final = (("x-should-retry", "false"),) if outcome.answer.status >= 408 else ()
+            headers = (*outcome.answer.headers, *self._headers_of(course), *final)
             client.start(outcome.answer.status, headers, length=len(outcome.answer.body))
             client.write(outcome.answer.body)
             client.finish()
@@ -182,7 +184,7 @@ class Gateway:
             course.attempt = attempt_record(
                 course, lease, outcome, started_at=started_at, now=now, hardware=self._hardware()
             )
-            course.job = retried(course.job, backend.name)
+            course.job = retried(course.job, backend.name, now + self._policy.queue_timeout_s)
             self._store_attempt(course.attempt)
             if left:
                 self._dispatcher.give_back(lease, served=outcome.status is JobStatus.DONE)
@@ -236,6 +238,13 @@ class Gateway:
 
 # What of the client's headers matters to a backend is in the body; identity and credentials stay here.
 _REQUEST_HEADERS = (("content-type", "application/json"), ("accept", "*/*"))
+
+
+def _as_left(outcome: AttemptOutcome | None) -> tuple[JobStatus, FailureReason | None, str]:
+    """How a job ended whose client is gone: as its attempt did, if that one had come to its end."""
+    if outcome is None or outcome.retriable:
+        return JobStatus.CANCELLED, FailureReason.CLIENT_LEFT, "the client closed the connection"
+    return outcome.status, outcome.reason, outcome.detail
 
 
 def _error_of(outcome: AttemptOutcome) -> SupervisorError:

@@ -2,8 +2,8 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from supervisord.core.errors import StoreUnavailableError
 from supervisord.core.record import AttemptRecord, EventKind, EventRecord, JobRecord, JobResult
@@ -41,7 +41,8 @@ class Journal:
         with suppress(StoreUnavailableError):  # the store says itself that it is broken; the log still has the event
             self._store.put_event(event)
         for listener in self._listeners:
-            listener(event)
+            with suppress(OSError, ValueError):  # a log that cannot be written must not stop the work it tells of
+                listener(event)
         for follower in self._followers:
             if follower.full():
                 follower.get_nowait()
@@ -58,14 +59,15 @@ class Journal:
     def finished(self, job: JobRecord, result: JobResult, attempt: AttemptRecord | None) -> None:
         """Tell that a job has ended."""
         for listener in self._finished:
-            listener(job, result, attempt)
+            with suppress(OSError, ValueError):
+                listener(job, result, attempt)
 
-    async def follow(self) -> AsyncIterator[EventRecord]:
-        """Events from now on, until the follower stops reading."""
+    @contextmanager
+    def follow(self) -> Iterator[asyncio.Queue[EventRecord]]:
+        """An inbox that gets every event from now on, for as long as the context lasts."""
         inbox: asyncio.Queue[EventRecord] = asyncio.Queue(FOLLOWER_LIMIT)
         self._followers.add(inbox)
         try:
-            while True:
-                yield await inbox.get()
+            yield inbox
         finally:
             self._followers.discard(inbox)

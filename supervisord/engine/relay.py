@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from supervisord.core.answer import Refusal, StreamWatch, error_event, error_message, refusal, usage
+from supervisord.core.answer import Refusal, StreamWatch, error_event, error_kind, error_message, refusal, usage
 from supervisord.core.job import FailureReason, JobStatus
 from supervisord.core.record import Usage
 from supervisord.engine.generation import Generation
@@ -91,6 +91,7 @@ class Attempt:
         self._outcome: AttemptOutcome | None = None
         self._stalled = False
         self._wakeup: asyncio.Future[None] | None = None
+        self._patience: asyncio.Timeout | None = None  # with a client that does not read
         self.extra_headers: tuple[tuple[str, str], ...] = ()
 
     async def run(self, upstream: Upstream, request: UpstreamRequest) -> AttemptOutcome:
@@ -112,15 +113,21 @@ class Attempt:
         return self._outcome
 
     async def _wait_for_client(self) -> None:
+        self._generation.slow_clients += 1
         try:
-            async with asyncio.timeout(self._policy.client_stall_s):
+            async with asyncio.timeout(self._policy.client_stall_s) as self._patience:
                 await self._client.drained()
         except TimeoutError:
+            if self._outcome is not None:
+                return  # the attempt ended meanwhile, and woke us
             detail = f"the client took nothing for {self._policy.client_stall_s:g} s"
             self._abort_exchange()
             self._client.abort()
             self._end(self._failed(FailureReason.SLOW_CLIENT, detail))
             return
+        finally:
+            self._patience = None
+            self._generation.slow_clients -= 1
         self._stalled = False
         if self._exchange is not None and self._outcome is None:
             self._exchange.resume()
@@ -162,12 +169,14 @@ class Attempt:
     def _on_events(self, data: bytes) -> None:
         if not data:
             return
-        if b"data:" in data:  # a keep-alive comment is no progress
+        if b"data:" in data:
             self._progressed()
+        elif not self._committed:
+            return  # a keep-alive comment is no progress, and no reason to give up another attempt
         if not self._committed:
             if self._watch.failed:  # an error before anything else: another attempt can still do better
                 self._abort_exchange()
-                self._end(self._failed(FailureReason.BACKEND_ERROR, error_message(data), retriable=True))
+                self._end(self._failed(FailureReason.BACKEND_ERROR, self._words_of(data), retriable=True))
                 return
             self._commit(length=None)
         self._send(data)
@@ -186,6 +195,10 @@ class Attempt:
         else:
             self._end_plain()
 
+    def _words_of(self, body: bytes) -> str:
+        """What an error says. Servers quote the prompt in it, so its text is kept only where prompts are."""
+        return error_message(body) if self._policy.keep_output else error_kind(body)
+
     def _end_plain(self) -> None:
         status = self._status or 0
         body = b"".join(self._parts)
@@ -203,7 +216,7 @@ class Attempt:
         return AttemptOutcome(
             JobStatus.FAILED,
             refused.reason,
-            f"status {answer.status}: {error_message(answer.body)}",
+            f"status {answer.status}: {self._words_of(answer.body)}",
             retriable=refused.retriable,
             http_status=answer.status,
             answer=answer,
@@ -217,7 +230,7 @@ class Attempt:
             return
         if self._watch.failed:  # the error event itself has reached the client
             self._client.finish()
-            self._end(self._failed(FailureReason.BACKEND_ERROR, error_message(self._watch.tail)))
+            self._end(self._failed(FailureReason.BACKEND_ERROR, self._words_of(self._watch.tail)))
         elif self._watch.done:
             self._client.finish()
             self._end(self._succeeded(self._watch.tail))
@@ -239,6 +252,10 @@ class Attempt:
 
     def _break(self, reason: FailureReason, detail: str) -> None:
         """It will not become whole. Before the first byte nobody has to know; after it the client is told in-band."""
+        if self._committed and self._streaming and self._watch.done:  # it is whole, whatever came after its end
+            self._client.finish()
+            self._end(self._succeeded(self._watch.tail))
+            return
         retriable = not self._committed and reason is not FailureReason.CANCELLED
         if self._committed and self._streaming:
             gap = b"" if self._watch.tail.endswith(b"\n") else b"\n\n"
@@ -301,6 +318,8 @@ class Attempt:
 
     def _end(self, outcome: AttemptOutcome) -> None:
         self._outcome = outcome
+        if self._patience is not None:
+            self._patience.reschedule(asyncio.get_running_loop().time())
         self._wake()
 
     def _wake(self) -> None:
@@ -316,6 +335,8 @@ class Attempt:
 
         SDKs close as soon as they have read [DONE]: such an answer has arrived whole.
         """
+        if self._outcome is not None:
+            return self._outcome
         self._abort_exchange()
         if self._streaming and self._watch.done:
             return self._succeeded(self._watch.tail)

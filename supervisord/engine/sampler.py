@@ -1,11 +1,15 @@
 """Sensors -> pressure -> first actions: under critical pressure dispatch pauses and idle backends leave."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from supervisord.core import life
+from supervisord.core.errors import SensorError
 from supervisord.core.life import Phase, Want
 from supervisord.core.memory import (
+    GIB,
     Candidate,
     GpuReading,
     GpuSample,
@@ -51,9 +55,12 @@ class Sampler:
         self.host: HostSample | None = None
         self.gpus = GpuReading(SensorState.ABSENT, problem="not sampled yet")
         self.levels: dict[str, Level] = {HOST: Level()}
+        self.host_problem = ""
         self.sampled_at: float | None = None
+        self._hurry = asyncio.Event()
         self._left_at = -SETTLE_S
         self._paused: Mapping[str, str] = {}
+        self._held: Mapping[str, str] = {}
 
     def watch_over(self, backends: Mapping[str, Backend]) -> None:
         """The backends that may be asked to leave."""
@@ -65,19 +72,37 @@ class Sampler:
             await self.sample()
             self._act()
             self._unload_idle()
-            await self._clock.sleep(self._cadence())
+            self._hurry.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._cadence()):
+                    await self._hurry.wait()
 
     async def sample(self) -> None:
         """One look at every sensor."""
         reading = await self._probe.gpus()
-        host = await self._probe.host()
         self._tell_sensor(reading)
-        self.gpus, self.host = reading, host
+        self.gpus = reading
+        await self._sample_host()
         self.sampled_at = self._clock.monotonic()
-        self._settle(HOST, assess_host(self.levels[HOST], host, self._limits.host))
         for gpu in reading.gpus:
             before = self.levels.get(gpu.uuid, Level())
             self._settle(gpu.uuid, assess_gpu(before, gpu, self._limits.vram))
+
+    async def _sample_host(self) -> None:
+        """A sensor that fails stops nobody: the last sample stays, with its age, and the status says why."""
+        try:
+            self.host = await self._probe.host()
+        except SensorError as error:
+            if error.message != self.host_problem:
+                self.host_problem = error.message
+                self._journal.tell(EventKind.SENSOR, f"host memory cannot be read: {error.message}")
+            return
+        self.host_problem = ""
+        self._settle(HOST, assess_host(self.levels[HOST], self.host, self._limits.host))
+
+    def look_now(self) -> None:
+        """Do not wait for the next turn: somebody needs a fresh sample."""
+        self._hurry.set()
 
     def level(self, pool: str) -> Pressure:
         """The pressure on `host` or on the GPU with a UUID."""
@@ -90,6 +115,13 @@ class Sampler:
         held = [p.used for gpu in self.gpus.gpus for p in gpu.processes if p.pid in pids]
         return sum(used or 0 for used in held)
 
+    def released(self, pids: frozenset[int], since: float) -> bool:
+        """Whether no GPU holds memory of these processes any more, measured after `since`; True where none can tell."""
+        if self.gpus.state is not SensorState.OK or not self.gpus.gpus:
+            return True
+        fresh = all(gpu.at > since for gpu in self.gpus.gpus if gpu.state is SensorState.OK)
+        return fresh and not self.vram_of(pids)
+
     def hardware(self) -> str:
         """What this machine is, for records: its GPUs, else its processor's lack of them."""
         names = [f"{gpu.name} {gpu.total / 2**30:.0f} GiB" for gpu in self.gpus.gpus]
@@ -101,6 +133,7 @@ class Sampler:
     def _act(self) -> None:
         critical = self._critical_pools()
         self._pause(critical)
+        self._hold()
         if critical and self._clock.monotonic() - self._left_at >= SETTLE_S:
             self._ask_one_to_leave(critical)
 
@@ -121,6 +154,20 @@ class Sampler:
             self._tell_pause(paused)
             self._paused = paused
             self._dispatcher.pause(paused)
+
+    def _hold(self) -> None:
+        """Nothing is loaded into a pool that is short of memory already."""
+        full = {HOST: "the host is short of memory"} if self.level(HOST) is not Pressure.OK else {}
+        reserve = self._limits.vram.reserve
+        for gpu in self.gpus.gpus:
+            if gpu.state is not SensorState.OK:
+                full[gpu.uuid] = f"gpu{gpu.index} cannot be measured ({gpu.state})"
+            elif gpu.free < reserve or self.level(gpu.uuid) is not Pressure.OK:
+                full[gpu.uuid] = f"gpu{gpu.index} has {gpu.free / GIB:.1f} GiB free, and {reserve / GIB:.1f} stay free"
+        held = {b.name: full[pool] for b in self._backends.values() for pool in self._pools_of(b) if pool in full}
+        if held != self._held:
+            self._held = held
+            self._dispatcher.hold(held)
 
     def _ask_one_to_leave(self, critical: Mapping[str, str]) -> None:
         candidates = tuple(

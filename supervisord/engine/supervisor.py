@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from supervisord.core import life
 from supervisord.core.errors import DrainingError, NotFoundError
+from supervisord.core.job import FailureReason
 from supervisord.core.life import DOWN, Phase, Want
 from supervisord.core.queue import JobQueue, QueuePolicy
 from supervisord.core.record import EventKind
@@ -19,6 +20,7 @@ from supervisord.ports import Clock, HealthProbe, JobStore, KernelLog, MemoryPro
 from supervisord.runtimes.base import BackendSpec
 from supervisord.runtimes.registry import RUNTIMES
 
+LAST_WORDS_S = 1.0  # for requests that are ended to tell their clients
 WATCHDOG_LAG_S = 5.0  # a loop that runs this late is not fed as healthy
 STORE_LAG_S = 20.0  # writes older than this mean that the disk is stuck
 SAMPLE_LAG_S = 15.0
@@ -111,7 +113,8 @@ class Supervisor:
             kernel=self.ports.kernel,
             tasks=tasks,
             journal=self.journal,
-            vram_of=self.sampler.vram_of,
+            released=self.sampler.released,
+            look_now=self.sampler.look_now,
         )
         hooks = Hooks(
             granted=self.dispatcher.granted,
@@ -170,6 +173,13 @@ class Supervisor:
         limit = self.ports.clock.monotonic() + self.settings.drain_s
         while self.dispatcher.in_flight and self.ports.clock.monotonic() < limit and not self._hurry:
             await self._wait_for_change(limit)
+        for backend in self.backends.values():
+            self.dispatcher.fail_leases(
+                backend.name, backend.state.generation, FailureReason.DRAINING, "the daemon is going down"
+            )
+        limit = self.ports.clock.monotonic() + LAST_WORDS_S
+        while self.dispatcher.in_flight and self.ports.clock.monotonic() < limit:
+            await self._wait_for_change(limit)
 
     async def stop(self) -> None:
         """Stop every backend and wait until nothing of them is left."""
@@ -225,6 +235,8 @@ class Supervisor:
         store = self.ports.store.state()
         if store.problem:
             problems.append(f"store: {store.problem}")
+        if self.sampler.host_problem:
+            problems.append(f"host memory: {self.sampler.host_problem}")
         for backend in self.backends.values():
             generation = backend.generation
             if generation is not None and generation.process is not None:
@@ -249,7 +261,8 @@ class Supervisor:
         sampled = self.sampler.sampled_at
         return (
             loop_lag_s < WATCHDOG_LAG_S
-            and (store.oldest_pending_s or 0.0) < STORE_LAG_S
+            # A writer that says what is wrong is alive and tries again: killing the daemon would only lose its work.
+            and (bool(store.problem) or (store.oldest_pending_s or 0.0) < STORE_LAG_S)
             and sampled is not None
             and now - sampled < SAMPLE_LAG_S
         )

@@ -119,7 +119,7 @@ class Watch:
     async def _look_for_progress(self) -> None:
         """Bytes that came for a client, else the server's own counters: a long prompt sends nothing for minutes."""
         generation = self._generation
-        if generation.last_bytes > self._bytes_at:
+        if generation.last_bytes > self._bytes_at or generation.slow_clients:
             self._bytes_at = generation.last_bytes
             self._backend.post(life.Progressed(generation.number))
             return

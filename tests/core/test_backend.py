@@ -311,7 +311,8 @@ def test_a_restart_forgives_and_starts_what_was_stopped(story: Story) -> None:
 
 def test_a_crash_during_a_drain_does_what_the_drain_was_for(ready: Story) -> None:
     ready.tell(life.LeaseAsked("a"), life.RestartAsked("again"))
-    assert ready.dies(CRASH) == (life.Spawn(2, 0),)
+    lost = life.FailLeases(1, FailureReason.BACKEND_DIED, CRASH.summary)
+    assert ready.dies(CRASH) == (lost, life.Spawn(2, 0))
     assert ready.state.failures == ()
 
 
@@ -419,7 +420,9 @@ def test_a_reset_tries_the_full_footprint_now(ready: Story, *, busy: bool) -> No
         ready.tell(life.LeaseAsked("a"))
     ready.tell(life.ResetAsked("memory was freed"))
     assert ready.state.phase is (Phase.DRAINING if busy else Phase.STOPPING)
-    assert ready.dies(ASKED) == (life.Spawn(3, 0),)
+    effects = ready.dies(ASKED)
+    assert effects[-1] == life.Spawn(3, 0)
+    assert [type(effect) for effect in effects[:-1]] == [life.FailLeases] * busy
 
 
 def test_a_reset_while_a_smaller_footprint_is_being_spawned_does_not_mislabel_it(ready: Story) -> None:
@@ -481,3 +484,9 @@ def test_room_asked_for_while_a_failure_is_being_cleared_keeps_the_verdict() -> 
     dying, _ = step(BackendState(phase=Phase.READY, want=Want.UP, generation=1), life.Exited(1, cause), policy, 0.0)
     asked, _ = step(dying, life.StopAsked("left", Want.ON_DEMAND), policy, 0.1)
     assert (asked.after, asked.want) == (After.JUDGE, Want.ON_DEMAND)
+
+
+def test_who_waits_on_a_server_that_ran_out_of_memory_is_told_so(ready: Story) -> None:
+    ready.tell(life.LeaseAsked("a"))
+    lost = life.FailLeases(1, FailureReason.BACKEND_OUT_OF_MEMORY, OOM.summary)
+    assert ready.dies(OOM)[0] == lost

@@ -15,7 +15,11 @@ from supervisord.core.backend import step
 from supervisord.core.life import ALIVE, DOWN, After, BackendState, Phase, StopStep, Want
 
 # One string for each thing that can follow: the next phase, then the effects in order.
-SETTLED = {"stopped", "starting Spawn", "backoff", "parked"}
+SETTLED = {
+    "stopped", "starting Spawn", "backoff", "parked",
+    # the same where somebody still waits for its answer
+    "stopped FailLeases", "starting FailLeases Spawn", "backoff FailLeases", "parked FailLeases",
+}  # fmt: skip
 
 TABLE: dict[Phase, dict[type, set[str]]] = {
     Phase.STOPPED: {

@@ -50,6 +50,21 @@ async def test_bad_requests_get_clear_errors(start: Start, http: aiohttp.ClientS
         assert await daemon.jobs() == [], "what is not understood is no job"
 
 
+async def test_broken_http_gets_an_error_of_ours_and_no_traceback(start: Start) -> None:
+    async with start() as daemon:
+        port = f"host: {daemon.address}\r\n"
+        body = b'{"model": "stub", "messages": []}'
+        for extra in ("content-encoding: gzip\r\n", "origin: http://[::1\r\n", "expect: something\r\n"):
+            head = f"POST {CHAT} HTTP/1.1\r\n{port}{extra}content-length: {len(body)}\r\n\r\n"
+            answer = await _say(daemon, head.encode() + body)
+            assert answer.split(b" ", 2)[1].startswith(b"4"), extra
+            assert b'"error"' in answer, extra
+        garbage = await _say(daemon, b"\x16\x03\x01 secret\r\n\r\n")
+        assert b'"invalid_request"' in garbage
+        assert "Traceback" not in daemon.log()
+        assert "secret" not in daemon.log()
+
+
 HOSTS = [
     ({"Host": "evil.example"}, "forbidden_host"),
     ({"Host": "127.0.0.1.evil.example:80"}, "forbidden_host"),

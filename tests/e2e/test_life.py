@@ -74,6 +74,45 @@ async def test_sigterm_drains(start: Start, http: aiohttp.ClientSession) -> None
         assert not alive(tree)
 
 
+async def test_a_drain_has_its_limit_and_a_second_signal_ends_it(start: Start, http: aiohttp.ClientSession) -> None:
+    """What is not finished by then is ended with a reason that its client can read."""
+    flags = ("--tokens", "1000", "--token-rate", "10")
+    async with start(*flags, top={"shutdown": {"drain": "60s"}}, timeouts={"drain": "60s"}) as daemon:
+        await daemon.until_phase("ready")
+        async with http.post(daemon.url + CHAT, json=HELLO | {"stream": True}) as answer:
+            await answer.content.readany()
+            assert daemon.process is not None
+            daemon.process.send_signal(signal.SIGTERM)
+            await daemon.until(lambda: _is_draining(daemon), "the daemon to drain")
+            started = await daemon.control("POST", "/v1/backends/stub/restart")
+            assert started["error"]["code"] == "draining"
+            daemon.process.send_signal(signal.SIGTERM)
+            rest = await answer.read()
+        assert b'"code":"draining"' in rest
+        assert b"[DONE]" not in rest
+        assert await daemon.ended(within=8) == 0
+
+
+async def test_a_log_that_cannot_be_written_stops_nobody(tmp_path: Path, http: aiohttp.ClientSession) -> None:
+    """stderr on a full disk."""
+    daemon = Daemon(tmp_path, {"backends": {"stub": stubbed(tmp_path)}})
+    daemon.output = Path("/dev/full")
+    async with running(daemon):
+        await daemon.until_phase("ready")
+        async with http.post(daemon.url + CHAT, json=HELLO) as answer:
+            assert answer.status == 200
+
+
+async def test_the_last_words_of_a_dead_generation_are_kept(start: Start) -> None:
+    async with start("--load-exit-oom", ladder=[]) as daemon:
+        await daemon.until_phase("parked")
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(daemon.socket))) as session,
+            session.get("http://control/v1/backends/stub/logs") as answer,
+        ):
+            assert "out of memory" in await answer.text()
+
+
 async def _is_draining(daemon: Daemon) -> bool:
     return (await daemon.status())["state"] == "draining"
 

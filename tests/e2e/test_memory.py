@@ -63,6 +63,22 @@ async def test_under_critical_pressure_idle_backends_leave_and_work_waits(
         assert kinds.index("queue.paused") < kinds.index("queue.resumed")
 
 
+async def test_no_request_loads_a_model_into_a_full_card(
+    start: Start, driver: FakeDriver, http: aiohttp.ClientSession
+) -> None:
+    """Less is free than what is to stay free: the load waits, and says for what."""
+    hold(driver, free=int(1.9 * GIB))
+    top = QUICK | {"queue": {"timeout": "2s"}}
+    async with start(top=top, environment=dict(driver.env), autostart=False) as daemon:
+        async with http.post(daemon.url + CHAT, json=HELLO) as answer:
+            assert answer.status == 503
+            assert "1.9 GiB free" in (await answer.json())["error"]["message"]
+        assert (await daemon.backend())["generation"] == 0
+        hold(driver, free=20 * GIB)
+        async with http.post(daemon.url + CHAT, json=HELLO) as answer:
+            assert answer.status == 200
+
+
 async def test_a_blocked_driver_is_stale_and_stops_nobody(
     start: Start, driver: FakeDriver, http: aiohttp.ClientSession
 ) -> None:

@@ -210,3 +210,52 @@ async def test_row_32_waits_are_bounded(start: Start, http: aiohttp.ClientSessio
             assert await impatient == (503, "queue_timeout")
             assert await late == (503, "queue_timeout")
             running.cancel()
+
+
+async def test_every_slot_is_filled_when_a_load_ends(start: Start, http: aiohttp.ClientSession) -> None:
+    """Three wait for a backend with three slots that loads: all three run as soon as it is ready."""
+    async with start("--load-seconds", "1", "--prefill-seconds", "3", slots=3) as daemon:
+
+        async def ask() -> None:
+            async with http.post(daemon.url + CHAT, json=chat()) as answer:
+                await answer.read()
+
+        async with asyncio.TaskGroup() as group:
+            asked = [group.create_task(ask()) for _ in range(3)]
+            await daemon.until(lambda: queue_depth(daemon, 3, in_flight=0), "three to wait for the load")
+            await daemon.until_phase("ready")
+            await daemon.until(lambda: queue_depth(daemon, 0, in_flight=3), "all three to run", within=1.5)
+            for task in asked:
+                task.cancel()
+
+
+async def test_a_retry_is_not_bound_by_a_wait_that_was_over(
+    start: Start, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    """The limit of the queue passed while the first attempt ran: the second one is made all the same."""
+    once = ("--once-file", str(tmp_path / "struck"))
+    flags = ("--die-before-first-byte", "1", "--prefill-seconds", "2", *once)
+    async with start(*flags, top={"queue": {"timeout": "1s"}}) as daemon:
+        await daemon.until_phase("ready")
+        async with http.post(daemon.url + CHAT, json=chat()) as answer:
+            assert answer.status == 200
+        assert [job["attempts_count"] for job in await daemon.jobs()] == [2]
+
+
+async def test_an_operator_cancels_a_job(start: Start, http: aiohttp.ClientSession) -> None:
+    async with start("--prefill-seconds", "30") as daemon:
+        await daemon.until_phase("ready")
+
+        async def ask() -> tuple[int, str]:
+            async with http.post(daemon.url + CHAT, json=chat()) as answer:
+                return answer.status, (await answer.json())["error"]["code"]
+
+        async with asyncio.TaskGroup() as group:
+            asked = group.create_task(ask())
+            await daemon.until(lambda: queue_depth(daemon, 0), "the job to run")
+            job = (await daemon.jobs())[0]
+            assert (await daemon.control("POST", f"/v1/jobs/{job['id']}/cancel"))["message"] == "cancelled"
+        assert asked.result() == (499, "cancelled")
+        again = await daemon.control("POST", f"/v1/jobs/{job['id']}/cancel")
+        assert again["error"]["code"] == "conflict"
+        await daemon.until(lambda: queue_depth(daemon, 0, in_flight=0), "the slot to be free", within=2)

@@ -179,3 +179,31 @@ async def test_row_24_a_backend_that_never_answers_frees_its_slot(start: Start, 
             assert answer.status == 504
             assert (await answer.json())["error"]["code"] == "backend_hung"
         assert (await daemon.backend())["in_flight"] == 0
+
+
+async def test_keep_alive_comments_do_not_spend_the_retry(
+    start: Start, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    """llama-server pings in a long prefill, just where another attempt is worth most."""
+    once = ("--once-file", str(tmp_path / "struck"))
+    flags = ("--ping-every", "0.1", "--prefill-seconds", "1", "--die-before-first-byte", "1", *once)
+    async with start(*flags) as daemon:
+        await daemon.until_phase("ready")
+        async with http.post(daemon.url + CHAT, json=chat(stream=True)) as answer:
+            body = await answer.read()
+        assert b"[DONE]" in body
+        assert b'"error"' not in body
+        assert (await last_job(daemon))["attempts_count"] == 2
+
+
+async def test_a_final_failure_is_not_multiplied_by_the_sdk(start: Start, http: aiohttp.ClientSession) -> None:
+    """And what the backend said, which can quote the prompt, is passed on but not kept."""
+    async with start("--status", "500") as daemon:
+        await daemon.until_phase("ready")
+        async with http.post(daemon.url + CHAT, json=chat()) as answer:
+            said = (await answer.json())["error"]["message"]
+            assert answer.headers["x-should-retry"] == "false"
+        job = await last_job(daemon)
+        assert job["detail"].startswith("status 500")
+        assert said not in json.dumps(job)
+        assert said not in daemon.log()

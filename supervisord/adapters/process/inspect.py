@@ -43,13 +43,13 @@ def _help_text(program: tuple[str, ...], timeout: float) -> str:
 def port_problem(host: str, port: int) -> str | None:
     """Why nobody could listen on `port`, naming the holder where it can be seen; None if one could."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
             probe.listen(1)  # SO_REUSEADDR lets bind pass where somebody listens already
-        except OSError as error:
-            return f"Port {port} cannot be used: {os.strerror(error.errno or 0).lower()}{_holder(port)}."
+    except OSError as error:
+        return f"Port {port} cannot be used: {os.strerror(error.errno or 0).lower()}{_holder(port)}."
     return None
 
 

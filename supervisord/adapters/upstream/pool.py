@@ -142,7 +142,7 @@ class HttpUpstream:
 
     def _retried(self, exchange: RelayExchange, fault: UpstreamFault, retry: asyncio.Task[None]) -> None:
         self._retries.discard(retry)
-        if retry.cancelled():  # perhaps before its first step
+        if retry.cancelled() or retry.exception() is not None:  # perhaps before its first step
             exchange.fail(fault)
 
     def _sweep_in(self, seconds: float) -> None:

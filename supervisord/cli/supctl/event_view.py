@@ -9,7 +9,6 @@ _KINDS = {
     "backend.exit": Style.BAD,
     "backend.orphans_killed": Style.BAD,
     "backend.rung": Style.BUSY,
-    "backend.log_degraded": Style.BUSY,
     "memory.pressure": Style.BUSY,
     "memory.evicted": Style.BUSY,
     "queue.paused": Style.BUSY,
