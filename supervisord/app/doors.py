@@ -11,10 +11,11 @@ from typing import Any, cast
 from aiohttp import web
 from typing_extensions import override
 
+from supervisord.api import errors
 from supervisord.api.guard import GuardedServer
 from supervisord.api.openai import Handler
 from supervisord.config.model import Limits
-from supervisord.core.errors import AddressInUseError, ConfigurationError, StateFolderError
+from supervisord.core.errors import AddressInUseError, ConfigurationError, InvalidRequestError, StateFolderError
 from supervisord.core.request import ENDPOINTS
 
 BACKLOG = 1024
@@ -36,9 +37,13 @@ class GuardedRunner(web.AppRunner):
         routed, inference = plain.request_handler, self._inference
 
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
-            if request.method == "POST" and request.path in ENDPOINTS:
+            # Expect (curl sends it with a large body) is answered by aiohttp's own way in.
+            if request.method == "POST" and request.path in ENDPOINTS and "Expect" not in request.headers:
                 return await inference(cast("web.Request", request))
-            return await routed(request)
+            try:
+                return await routed(request)
+            except web.HTTPException as error:  # what aiohttp refuses before any route is asked
+                return errors.response(InvalidRequestError(f"The request is not understood: {error.text}"))
 
         return GuardedServer(
             handle,

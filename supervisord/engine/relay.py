@@ -318,7 +318,7 @@ class Attempt:
 
     def _end(self, outcome: AttemptOutcome) -> None:
         self._outcome = outcome
-        if self._patience is not None:
+        if self._patience is not None and not self._patience.expired():
             self._patience.reschedule(asyncio.get_running_loop().time())
         self._wake()
 
