@@ -7,6 +7,7 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
 from typing_extensions import override
 
@@ -118,6 +119,12 @@ class _GuardedHandler(RequestHandler):
         answer = errors.response(InvalidRequestError("The request is not the HTTP that is understood here."))
         answer.force_close()
         return answer
+
+    @override
+    def log_exception(self, *args: Any, **kwargs: Any) -> None:
+        """What a client sends in a broken way has been answered: it is no fault of ours to be logged."""
+        if not isinstance(kwargs.get("exc_info"), (web.RequestPayloadError, HttpProcessingError)):
+            super().log_exception(*args, **kwargs)
 
     def _awaits_head(self) -> bool:
         """Whether what has come is a part of a head: no whole one waits, and none is being answered."""
