@@ -203,6 +203,8 @@ class _Driver:
 
     def _failed(self, error: Any) -> GpuReading:
         self.shut_down()
+        if error.value == pynvml.NVML_ERROR_LIBRARY_NOT_FOUND and not _has_nvidia_pci(self._root / "sys"):
+            return self._refuse(SensorState.ABSENT, "no NVIDIA driver, and no NVIDIA GPU on the PCI bus")
         return self._refuse(self._state_of(error.value), _words("NVML", error))
 
     def _state_of(self, code: int) -> SensorState:

@@ -192,12 +192,20 @@ async def test_without_the_library_it_is_absent_and_looked_for_again(driver: Fak
     async with start(library=False, retry=0.05) as reader:
         reading = await reader.ask()
         assert (reading["state"], reading["gpus"]) == (ABSENT, [])
-        assert "libnvidia-ml.so.1" in reading["problem"]
+        assert reading["problem"] == "no NVIDIA driver, and no NVIDIA GPU on the PCI bus"
         # An installation puts the library where the loader looks: here, the folder that was empty.
         folder = Path(driver.env["FAKE_NVML"]).parent
         (folder / "libnvidia-ml.so.1").symlink_to(Path(driver.env["LD_LIBRARY_PATH"]) / "libnvidia-ml.so.1")
         add_card(driver)
         assert len((await reader.until(lambda reading: reading["state"] == OK))["gpus"]) == 1
+
+
+async def test_a_card_without_its_library_is_told_what_to_install(root: Path, start: Start) -> None:
+    plug_card(root)
+    async with start(library=False) as reader:
+        reading = await reader.ask()
+        assert reading["state"] == ABSENT
+        assert "libnvidia-ml.so.1" in reading["problem"]
 
 
 async def test_an_absent_driver_is_left_alone_until_the_retry(driver: FakeDriver, start: Start) -> None:
