@@ -165,6 +165,8 @@ def _note(backend: Backend) -> str:
     if state.phase is Phase.READY and state.rung:
         cause = state.cause.kind.value.replace("_", " ") if state.cause else "OOM"
         return f"rung {state.rung} after {cause}: {backend.rungs[state.rung - 1].describe()}"
+    if state.phase is Phase.READY and state.restarts and state.cause:
+        return f"generation {state.generation}; the one before: {state.cause.summary}"
     if state.phase in {Phase.LOADING, Phase.STOPPING} and backend.generation is not None and backend.generation.note:
         return backend.generation.note
     return state.reason

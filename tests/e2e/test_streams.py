@@ -52,7 +52,9 @@ async def test_row_1_backend_killed_in_mid_stream(start: Start, http: aiohttp.Cl
 
         async with http.post(daemon.url + CHAT, json=chat()) as answer:
             assert answer.status == 200, "the next request is served by the restarted backend"
-        assert (await daemon.backend())["generation"] == 2
+        backend = await daemon.backend()
+        assert (backend["generation"], backend["restarts"]) == (2, 1)
+        assert backend["note"] == "generation 2; the one before: killed from outside by signal 9 (SIGKILL)"
 
 
 async def test_row_1_the_official_client_raises(start: Start, tmp_path: Path) -> None:
