@@ -23,8 +23,9 @@ from supervisord.core.job import FailureReason, Job, JobStatus, Submission
 from supervisord.core.record import AttemptRecord, EventKind
 from supervisord.engine.dispatcher import Dispatcher, Lease, Ticket, retried
 from supervisord.engine.journal import Journal
+from supervisord.engine.outcome import AttemptOutcome
 from supervisord.engine.records import Course, attempt_record, job_result
-from supervisord.engine.relay import Attempt, AttemptOutcome, RelayPolicy
+from supervisord.engine.relay import Attempt, RelayPolicy
 from supervisord.ports import Client, Clock, JobStore, Upstream, UpstreamRequest
 
 MAX_ATTEMPTS = 2  # the first, and one more: what fails twice is not bad luck

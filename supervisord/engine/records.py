@@ -3,7 +3,7 @@
 from supervisord.core.job import FailureReason, Job, JobStatus
 from supervisord.core.record import AttemptRecord, JobRecord, JobResult
 from supervisord.engine.dispatcher import Lease
-from supervisord.engine.relay import AttemptOutcome
+from supervisord.engine.outcome import AttemptOutcome
 
 
 class Course:

@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from supervisord.core.answer import Refusal, StreamWatch, error_event, error_kind, error_message, refusal, usage
 from supervisord.core.job import FailureReason, JobStatus
-from supervisord.core.record import Usage
 from supervisord.engine.generation import Generation
+from supervisord.engine.outcome import FAULTS, Answer, AttemptOutcome
 from supervisord.ports import Client, Clock, Exchange, Upstream, UpstreamFault, UpstreamRequest
 
 BODY_LIMIT = 16 * 1024 * 1024  # of an answer that is kept until it is whole; a longer one is relayed as it comes
@@ -19,40 +19,6 @@ _NOT_RELAYED = frozenset(
         b"content-length", b"server", b"date", b"access-control-allow-origin",
     )
 )  # fmt: skip
-
-_FAULTS = {
-    "connect": FailureReason.BACKEND_UNREACHABLE,
-    "reset": FailureReason.BACKEND_DIED,
-    "eof": FailureReason.BACKEND_DIED,
-    "protocol": FailureReason.BACKEND_PROTOCOL,
-    "idle": FailureReason.BACKEND_HUNG,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A backend's whole answer, not yet sent to anybody."""
-
-    status: int
-    headers: tuple[tuple[str, str], ...]
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptOutcome:
-    """How an attempt ended. `reached_client`: something of it was sent, so it cannot be run again."""
-
-    status: JobStatus
-    reason: FailureReason | None = None
-    detail: str = ""
-    retriable: bool = False
-    reached_client: bool = False
-    http_status: int | None = None
-    first_byte: float | None = None  # monotonic
-    usage: Usage = field(default_factory=Usage)
-    bytes_out: int = 0
-    answer: Answer | None = None  # the backend's own error, for the client if no other attempt does better
-    output: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +206,7 @@ class Attempt:
     def on_fault(self, fault: UpstreamFault) -> None:
         if self._outcome is not None:
             return
-        self._break(_FAULTS.get(fault.kind, FailureReason.BACKEND_PROTOCOL), f"{fault.kind}: {fault.detail}")
+        self._break(FAULTS.get(fault.kind, FailureReason.BACKEND_PROTOCOL), f"{fault.kind}: {fault.detail}")
 
     # --- what ends it from outside -----------------------------------------------------------------------------------
 
