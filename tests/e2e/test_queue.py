@@ -22,6 +22,10 @@ async def queue_depth(daemon: Daemon, depth: int, in_flight: int = 1) -> bool:
     return (queue["depth"], queue["in_flight"]) == (depth, in_flight)
 
 
+async def accepted(daemon: Daemon, count: int) -> bool:
+    return len(await daemon.jobs()) == count
+
+
 async def submit_in_order(daemon: Daemon, http: aiohttp.ClientSession, bodies: list[dict[str, object]]) -> list[int]:
     """Send each once the one before is queued; the statuses of the answers."""
 
@@ -34,7 +38,7 @@ async def submit_in_order(daemon: Daemon, http: aiohttp.ClientSession, bodies: l
         tasks = []
         for number, body in enumerate(bodies):
             tasks.append(group.create_task(ask(body)))
-            await daemon.until(lambda n=number: queue_depth(daemon, n), f"{number} jobs to wait")
+            await daemon.until(lambda n=number + 1: accepted(daemon, n), f"{number + 1} jobs to be accepted")
     return [task.result() for task in tasks]
 
 
@@ -74,7 +78,7 @@ async def test_slots_are_filled_and_never_exceeded(start: Start, http: aiohttp.C
 
 
 async def test_high_priority_goes_first(start: Start, http: aiohttp.ClientSession) -> None:
-    async with start("--tokens", "2", "--token-rate", "3") as daemon:
+    async with start("--prefill-seconds", "3") as daemon:  # long enough for all four to be there
         await daemon.until_phase("ready")
         order: list[str] = []
 
@@ -84,9 +88,9 @@ async def test_high_priority_goes_first(start: Start, http: aiohttp.ClientSessio
             order.append(priority)
 
         async with asyncio.TaskGroup() as group:
-            for depth, priority in enumerate(["normal", "batch", "normal", "high"]):
+            for count, priority in enumerate(["normal", "batch", "normal", "high"], start=1):
                 group.create_task(ask(priority))
-                await daemon.until(lambda d=depth: queue_depth(daemon, d), f"{depth} to wait")
+                await daemon.until(lambda n=count: accepted(daemon, n), f"{count} to be accepted")
         assert order == ["normal", "high", "normal", "batch"]
 
 
