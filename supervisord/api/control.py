@@ -18,11 +18,9 @@ from supervisord.core.errors import (
     DrainingError,
     ForbiddenPeerError,
     InvalidRequestError,
-    MethodNotAllowedError,
     NotFoundError,
     RequestTooLargeError,
     SupervisorError,
-    UnknownEndpointError,
 )
 from supervisord.core.life import DOWN, Phase, Want
 from supervisord.core.record import EventRecord
@@ -86,10 +84,9 @@ class ControlDoor:
         except SupervisorError as error:
             return errors.response(error)
         except web.HTTPNotFound:
-            return errors.response(UnknownEndpointError(f"There is no {request.method} {request.path} here."))
+            return errors.response(errors.no_route(request))
         except web.HTTPMethodNotAllowed as error:
-            allowed = ", ".join(sorted(error.allowed_methods))
-            return errors.response(MethodNotAllowedError(f"{request.path} takes {allowed}, not {request.method}."))
+            return errors.response(errors.wrong_method(request, error))
         except web.HTTPRequestEntityTooLarge:
             return errors.response(RequestTooLargeError(f"A request here is at most {FRAME_LIMIT} bytes."))
 

@@ -5,7 +5,14 @@ from collections.abc import Mapping
 import msgspec
 from aiohttp import web
 
-from supervisord.core.errors import AttemptFailedError, InvalidRequestError, QueueFullError, SupervisorError
+from supervisord.core.errors import (
+    AttemptFailedError,
+    InvalidRequestError,
+    MethodNotAllowedError,
+    QueueFullError,
+    SupervisorError,
+    UnknownEndpointError,
+)
 
 # A test compares this with the tree of errors: none may be missing. Both SDKs retry 408, 409, 429 and 5xx by
 # themselves, so a status among those is a statement that trying again can help, unless x-should-retry denies it.
@@ -67,6 +74,17 @@ def envelope(error: SupervisorError) -> bytes:
     return msgspec.json.encode(
         {"error": {"message": error.message, "type": error_type(error), "param": error.param, "code": error.code}}
     )
+
+
+def no_route(request: web.BaseRequest) -> UnknownEndpointError:
+    """Nothing answers the path of `request`."""
+    return UnknownEndpointError(f"There is no {request.method} {request.path} here.")
+
+
+def wrong_method(request: web.BaseRequest, refused: web.HTTPMethodNotAllowed) -> MethodNotAllowedError:
+    """The path of `request` takes other methods."""
+    allowed = ", ".join(sorted(refused.allowed_methods))
+    return MethodNotAllowedError(f"{request.path} takes {allowed}, not {request.method}.")
 
 
 def response(error: SupervisorError, job_id: str | None = None) -> web.Response:

@@ -13,12 +13,10 @@ from supervisord.api.guard import Doorkeeper
 from supervisord.core.errors import (
     InvalidJsonError,
     InvalidRequestError,
-    MethodNotAllowedError,
     ModelNotFoundError,
     RequestTimeoutError,
     RequestTooLargeError,
     SupervisorError,
-    UnknownEndpointError,
 )
 from supervisord.core.life import BackendState, Phase, Want
 from supervisord.core.request import ENDPOINTS, SCALARS, JsonKind, Value, submission
@@ -71,11 +69,10 @@ class OpenAIDoor:
         except SupervisorError as error:
             return errors.response(error)
         except web.HTTPNotFound:
-            return errors.response(UnknownEndpointError(f"There is no {request.method} {request.path} here."))
+            return errors.response(errors.no_route(request))
         except web.HTTPMethodNotAllowed as error:
-            allowed = ", ".join(sorted(error.allowed_methods))
-            told = errors.response(MethodNotAllowedError(f"{request.path} takes {allowed}, not {request.method}."))
-            told.headers["allow"] = allowed
+            told = errors.response(errors.wrong_method(request, error))
+            told.headers["allow"] = ", ".join(sorted(error.allowed_methods))
             return told
         except web.HTTPException as error:
             return errors.response(InvalidRequestError(f"The request is not understood: {error.reason}."))

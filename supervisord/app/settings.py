@@ -16,7 +16,6 @@ def engine_settings(configuration: Configuration) -> Settings:
         backends=configuration.backends,
         queue=QueuePolicy(
             limit=configuration.queue.limit,
-            timeout_s=configuration.queue.timeout_s,
             handicap_s={
                 Priority.HIGH: 0.0,
                 Priority.NORMAL: configuration.queue.aging_normal_s,

@@ -19,7 +19,6 @@ class QueuePolicy:
     """`handicap_s`: how much longer a job of a class must have waited to go before a high one that arrives now."""
 
     limit: int = 1000
-    timeout_s: float = 600.0
     handicap_s: Mapping[Priority, float] = field(
         default_factory=lambda: {Priority.HIGH: 0.0, Priority.NORMAL: 300.0, Priority.BATCH: 3600.0}
     )

@@ -91,22 +91,22 @@ class Dispatcher:
         if isinstance(choice, Reject):
             raise choice.error
         self.queue.admit(job, seconds_per_job=self._seconds_per_job)
-        return self._enqueue(job)
+        ticket = self._issue(job)
+        self.pump()
+        self._arm()
+        return ticket
 
     def retry(self, lease: Lease, job: Job) -> Ticket:
         """End a lease whose attempt failed, and queue its job at the very place it had."""
         self.queue.put_back(job, lease.key)  # before the slot is free: nobody behind it may overtake
-        ticket = Ticket(job, asyncio.get_running_loop().create_future())
-        self._tickets[job.id] = ticket
+        ticket = self._issue(job)
         self.give_back(lease, served=False)
         self._arm()
         return ticket
 
-    def _enqueue(self, job: Job) -> Ticket:
+    def _issue(self, job: Job) -> Ticket:
         ticket = Ticket(job, asyncio.get_running_loop().create_future())
         self._tickets[job.id] = ticket
-        self.pump()
-        self._arm()
         return ticket
 
     def withdraw(self, job_id: str) -> None:

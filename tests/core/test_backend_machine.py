@@ -103,7 +103,7 @@ class World(RuleBasedStateMachine):
         super().__init__()
         self.now = 1000.0
         self.sides = {name: Side(name) for name in BACKENDS}
-        self.queue = JobQueue(QueuePolicy(limit=QUEUE_LIMIT, timeout_s=900.0))
+        self.queue = JobQueue(QueuePolicy(limit=QUEUE_LIMIT))
         self.status: dict[str, JobStatus] = {}  # of every job that was accepted
         self.running: dict[str, Running] = {}
         self.arrivals = 0
