@@ -94,3 +94,13 @@ ensure_program() {
         say "$program is missing; tests that need it are skipped. Install: $*"
     fi
 }
+
+# Says where the real vLLM is, to the tests that need it; makes its environment first, unless told --if-made. Where it
+# cannot be made, those tests are skipped, or fail under CI.
+export_vllm() {
+    local python
+    python=$("$ROOT/scripts/vllm_env" "$@") || return 0 # it has said why
+    if [[ -n $python ]]; then
+        export LLM_SUPERVISORD_VLLM_PYTHON=$python LLM_SUPERVISORD_VLLM_MODEL=${python%/bin/python}/model
+    fi
+}

@@ -27,12 +27,15 @@ from supervisord.core.restart import RestartPolicy
 BEGIN, END = "<!-- transitions:begin -->", "<!-- transitions:end -->"
 
 NOW = 1000.0
-POLICY = LifePolicy(slots=2, rungs=1, restart=RestartPolicy(max_failures=2))
+POLICY = LifePolicy(slots=2, rungs=1, breaker=2, restart=RestartPolicy(max_failures=2))
 GENERATION = 1
 
 CRASH = ExitCause(CauseKind.CRASH, "crash")
 OOM = ExitCause(CauseKind.GPU_OOM, "out of memory")
 PERMANENT = ExitCause(CauseKind.CONFIGURATION, "cannot heal", permanent=True)
+
+SERVING = frozenset({Phase.READY, Phase.SUSPECT})
+JUDGED = frozenset({Phase.DRAINING, Phase.STOPPING, Phase.UNKILLABLE, Phase.PARKED})  # the others only tell of a cause
 
 # Every event there is, in each of the forms that `step` tells apart.
 EVENTS: Mapping[str, life.Event] = {
@@ -53,9 +56,13 @@ EVENTS: Mapping[str, life.Event] = {
     "Exited (cannot heal)": life.Exited(GENERATION, PERMANENT),
     "TreeGone": life.TreeGone(GENERATION),
     "Released": life.Released(GENERATION, 0.5),
+    "Condemned": life.Condemned(GENERATION, OOM),
+    "DeviceLost": life.DeviceLost("why"),
+    "Measured": life.Measured(GENERATION, waiting=1.0, preempted=0.0),
     "DeadlineReached": life.DeadlineReached(),
     "LeaseAsked": life.LeaseAsked("job"),
     "LeaseEnded": life.LeaseEnded(GENERATION, served=True),
+    "LeaseEnded (failed)": life.LeaseEnded(GENERATION, served=False, failed=True),
 }
 
 Move = tuple[Phase, tuple[str, ...]]  # the next phase, and the names of the effects in order
@@ -63,7 +70,8 @@ Move = tuple[Phase, tuple[str, ...]]  # the next phase, and the names of the eff
 
 def essence(state: BackendState) -> BackendState:
     """`state` without what does not decide where it can go: when, how often, in which words."""
-    kept = None if state.cause is None else ExitCause(state.cause.kind, state.cause.kind, state.cause.permanent)
+    cause = state.cause if state.phase in JUDGED else None
+    kept = None if cause is None else ExitCause(cause.kind, cause.kind, cause.permanent)
     return replace(
         state,
         since=NOW,
@@ -76,6 +84,9 @@ def essence(state: BackendState) -> BackendState:
         restarts=0,
         ready_since=None,
         served=0,
+        share=1.0,
+        eased=NOW,
+        failed_in_row=min(state.failed_in_row, POLICY.breaker) if state.phase in SERVING else 0,
     )
 
 

@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from supervisord.core.footprint import ModelFacts
 from supervisord.core.memory import GpuReading, HostSample, TreeUsage
-from supervisord.core.record import AttemptRecord, EventRecord, JobRecord, JobResult
-from supervisord.runtimes.base import HttpAnswer
+from supervisord.core.record import AttemptRecord, EventRecord, FootprintRecord, JobRecord, JobResult
+from supervisord.runtimes.base import Address, BackendSpec, HttpAnswer
 
 
 class Clock(Protocol):
@@ -45,6 +46,8 @@ class ProcessSpec:
     cwd: str = ""
     nice: int = 0
     oom_score_adj: int | None = None
+    cpus: tuple[int, ...] = ()  # the processors it may run on; empty: as the daemon
+    memory_node: int | None = None  # the NUMA node its memory should come from; None: the system's choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,14 @@ class LogState:
     dropped_bytes: int = 0  # not written to the file: the disk was slower than the process, or full
     cut_lines: int = 0  # longer than the limit of a line
     degraded: str = ""  # why the file is not being written; empty while it is
+
+
+@dataclass(frozen=True, slots=True)
+class Processors:
+    """The machine's logical processors, by number. `cores`: those that share one physical core, together."""
+
+    cores: tuple[tuple[int, ...], ...]
+    nodes: Mapping[int, tuple[int, ...]]  # NUMA node -> its processors
 
 
 class ProcessEvents(Protocol):
@@ -127,6 +138,14 @@ class ProcessHost(Protocol):
         """
         ...
 
+    async def run(self, argv: Sequence[str], env: Mapping[str, str], timeout: float) -> str:
+        """Run a short helper program to its end, in at most `timeout` s; why it failed, in words, or empty."""
+        ...
+
+    def processors(self) -> "Processors":
+        """What this machine computes with."""
+        ...
+
     async def help_text(self, program: Sequence[str], timeout: float) -> str:
         """What `program --help` prints, bounded at 256 KiB; empty when it fails or takes longer than `timeout` s."""
         ...
@@ -158,8 +177,12 @@ class KernelLog(Protocol):
 
 
 class HealthProbe(Protocol):
-    async def get(self, host: str, port: int, path: str, timeout: float) -> HttpAnswer:
+    async def get(self, address: Address, path: str, timeout: float) -> HttpAnswer:
         """One GET on a fresh or kept connection, body bounded at 1 MiB. Raises ProbeError after `timeout` s at most."""
+        ...
+
+    async def post(self, address: Address, path: str, body: bytes, timeout: float) -> HttpAnswer:
+        """One POST of a JSON body; otherwise as `get`, with an answer of at most 16 MiB."""
         ...
 
     async def close(self) -> None: ...
@@ -173,6 +196,12 @@ class MemoryProbe(Protocol):
     async def host(self) -> HostSample: ...
 
     def close(self) -> None: ...
+
+
+class ModelFiles(Protocol):
+    async def facts(self, spec: BackendSpec) -> ModelFacts | None:
+        """What the files of a backend's model tell; None where there are none here or they cannot be read."""
+        ...
 
 
 # --- records ---------------------------------------------------------------------------------------------------------
@@ -253,6 +282,14 @@ class JobStore(Protocol):
 
     def put_event(self, event: EventRecord) -> None: ...
 
+    def put_footprint(self, footprint: FootprintRecord) -> None:
+        """What a backend was seen to take; replaces what was known of the same configuration."""
+        ...
+
+    async def footprints(self) -> Sequence[FootprintRecord]:
+        """All that are known: one for each configuration that ever ran."""
+        ...
+
     async def flush(self) -> None:
         """Everything handed over before is durable on return."""
         ...
@@ -281,11 +318,10 @@ class JobStore(Protocol):
 class UpstreamRequest:
     """One request to a backend; the body goes out as it is, with its length."""
 
-    host: str
-    port: int
+    address: Address
     method: str
-    path: str
-    headers: Sequence[tuple[str, str]]
+    path: str  # below the address's prefix
+    headers: Sequence[tuple[str, str]]  # besides the address's own
     body: bytes
     idle_timeout_s: float  # nothing received for that long: fault "idle"
     connect_timeout_s: float = 5.0
@@ -336,7 +372,7 @@ class Upstream(Protocol):
         """Send a request; the answer goes to `receiver`. A connect failure is an UpstreamFault, not an exception."""
         ...
 
-    def forget(self, host: str, port: int) -> None:
+    def forget(self, address: Address) -> None:
         """Close the kept connections to an address: its process is gone."""
         ...
 
@@ -377,6 +413,10 @@ class Notifier(Protocol):
     def watchdog(self) -> None: ...
 
     def stopping(self) -> None: ...
+
+    def reloading(self) -> None:
+        """A reload has begun; `ready` tells its end."""
+        ...
 
     @property
     def watchdog_interval_s(self) -> float | None:

@@ -10,30 +10,30 @@ from dataclasses import asdict, dataclass
 import msgspec
 from aiohttp import web
 
-from supervisord.api import errors
-from supervisord.api.entries import event_entry, job_entry
-from supervisord.core import life
+from supervisord.api import errors, models
+from supervisord.api.control_verbs import ONE_OF_MODEL_VERBS, ONE_OF_VERBS, Verbs
+from supervisord.api.entries import event_entry, job_entry, json_response
 from supervisord.core.errors import (
     ConflictError,
-    DrainingError,
     ForbiddenPeerError,
     InvalidRequestError,
     NotFoundError,
     RequestTooLargeError,
     SupervisorError,
 )
-from supervisord.core.life import DOWN, Phase, Want
 from supervisord.core.record import EventRecord
 from supervisord.engine import view
 from supervisord.engine.supervisor import Supervisor
 from supervisord.ports import JobFilter, StoredJob
+from supervisord.runtimes.reload import ReloadReport
 
 FRAME_LIMIT = 64 * 1024  # of a request's body: no verb needs more
-LONGEST_WAIT_S = 600.0
 LONGEST_LIST = 1000
 FOLLOW_BUFFER = 1000  # lines that a follower may lag behind
 
 _UCRED = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7), SO_PEERCRED)
+
+Reload = Callable[[str], Awaitable[ReloadReport]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +50,16 @@ class About:
 
 
 class ControlDoor:
-    """Handlers over one supervisor. `may_use` decides by the peer's uid and gid."""
+    """Handlers over one supervisor. `may_use` decides by the peer's uid and gid; `reload` is told why it is asked."""
 
-    def __init__(self, supervisor: Supervisor, about: About, may_use: Callable[[int, int], bool]) -> None:
+    def __init__(
+        self, supervisor: Supervisor, about: About, may_use: Callable[[int, int], bool], reload: Reload
+    ) -> None:
         self._supervisor = supervisor
         self._about = about
         self._may_use = may_use
+        self._reload = reload
+        self._verbs = Verbs(supervisor)
 
     def application(self) -> web.Application:
         """The routes of the control socket."""
@@ -63,7 +67,11 @@ class ControlDoor:
         add = app.router
         add.add_get("/v1/status", self._status)
         add.add_get("/v1/version", self._version)
-        add.add_post("/v1/backends/{name}/{verb:start|stop|restart|reset}", self._backend_verb)
+        add.add_post("/v1/reload", self._reloaded)
+        add.add_post(f"/v1/backends/{{name}}/{{verb:{ONE_OF_VERBS}}}", self._verbs.backend)
+        add.add_get("/v1/models", self._models)
+        # A name of a model may hold slashes: organization/model.
+        add.add_post(f"/v1/models/{{model:.+}}/{{verb:{ONE_OF_MODEL_VERBS}}}", self._verbs.model)
         add.add_get("/v1/backends/{name}/logs", self._logs)
         add.add_get("/v1/jobs", self._jobs)
         add.add_get("/v1/jobs/{id}", self._job)
@@ -105,11 +113,17 @@ class ControlDoor:
     async def _status(self, request: web.Request) -> web.Response:
         del request
         about = self._about
-        return _json(await view.status(self._supervisor, version=about.version, listen=about.listen, pid=about.pid))
+        return json_response(
+            await view.status(self._supervisor, version=about.version, listen=about.listen, pid=about.pid)
+        )
 
     async def _version(self, request: web.Request) -> web.Response:
         del request
-        return _json(asdict(self._about))
+        return json_response(asdict(self._about))
+
+    async def _models(self, request: web.Request) -> web.Response:
+        del request
+        return json_response({"models": models.listing(self._supervisor)})
 
     async def _jobs(self, request: web.Request) -> web.Response:
         query = request.query
@@ -124,13 +138,13 @@ class ControlDoor:
         )
         await self._supervisor.ports.store.flush()
         found = list(await self._supervisor.ports.store.jobs(wanted))
-        return _json({"jobs": [job_entry(job) for job in found], "more": len(found) == limit})
+        return json_response({"jobs": [job_entry(job) for job in found], "more": len(found) == limit})
 
     async def _job(self, request: web.Request) -> web.Response:
         found = await self._find(request.match_info["id"])
         entry = dict(job_entry(found))
         entry["position"] = self._supervisor.dispatcher.position(found.job.id)
-        return _json(entry)
+        return json_response(entry)
 
     async def _find(self, wanted: str) -> StoredJob:
         await self._supervisor.ports.store.flush()  # what has just ended is shown as ended
@@ -143,13 +157,13 @@ class ControlDoor:
         found = await self._find(request.match_info["id"])
         if not self._supervisor.dispatcher.cancel(found.job.id):
             raise ConflictError(f"Job {found.job.id} has ended already: it is {found.status}.")
-        return _json({"id": found.job.id, "message": "cancelled"})
+        return json_response({"id": found.job.id, "message": "cancelled"})
 
     async def _output(self, request: web.Request) -> web.Response:
         """What was kept of a job's texts: nothing, unless store.prompts is full."""
         found = await self._find(request.match_info["id"])
         kept = found.result.output if found.result is not None else None
-        return _json({"id": found.job.id, "request": _text(found.job.body), "output": _text(kept)})
+        return json_response({"id": found.job.id, "request": _text(found.job.body), "output": _text(kept)})
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:
         backend = self._supervisor.backend(request.match_info["name"])
@@ -181,51 +195,19 @@ class ControlDoor:
             found = await self._supervisor.ports.store.events(after=after, limit=limit, backend=backend)
             entries = [event_entry(stored.event, stored.id) for stored in found]
             if query.get("follow") != "1":
-                return _json({"events": entries})
+                return json_response({"events": entries})
             start = "".join(_line(entry) for entry in entries)
             return await _stream(request, "application/x-ndjson", start, _event_lines(inbox, backend))
 
     # --- doing -------------------------------------------------------------------------------------------------------
 
-    async def _backend_verb(self, request: web.Request) -> web.Response:
-        backend = self._supervisor.backend(request.match_info["name"])
-        verb = request.match_info["verb"]
-        wait_s = await _wait_asked(request)
-        if self._supervisor.draining:
-            raise DrainingError("The daemon is going down.")
-        who = "by an operator"
-        match verb:
-            case "start":
-                event: life.Event = life.StartAsked(f"started {who}")
-                goal = frozenset({Phase.READY, Phase.PARKED})
-            case "stop":
-                event, goal = life.StopAsked(f"stopped {who}", Want.DOWN), DOWN | {Phase.UNKILLABLE}
-            case "restart":
-                event, goal = life.RestartAsked(f"restarted {who}"), frozenset({Phase.READY, Phase.PARKED})
-            case _:
-                event, goal = life.ResetAsked(f"reset {who}"), frozenset({Phase.READY, Phase.PARKED, Phase.STOPPED})
-        self._supervisor.tell_operator(verb, backend.name)
-        generation = backend.state.generation
-        backend.post(event)
-        if wait_s > 0:
-            newer = verb == "restart"
-            await self._supervisor.wait_for(
-                lambda: backend.state.phase in goal and (not newer or backend.state.generation > generation), wait_s
-            )
-        entry = view.backend_entry(self._supervisor, backend)
-        reason = f": {backend.state.reason}" if backend.state.reason else ""
-        return _json({"backend": entry, "message": f"{backend.name} is {backend.state.phase}{reason}"})
-
-
-async def _wait_asked(request: web.Request) -> float:
-    body = await request.read()
-    if not body:
-        return 0.0
-    try:
-        asked = msgspec.json.decode(body, type=dict[str, float])
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise InvalidRequestError(f'The body must be an object like {{"wait_s": 30}}: {error}.') from None
-    return min(LONGEST_WAIT_S, max(0.0, asked.get("wait_s", 0.0)))
+    async def _reloaded(self, request: web.Request) -> web.Response:
+        """Read the configuration again. Answers when it is in force, or with everything that is wrong with it."""
+        del request
+        report = await self._reload("asked for by an operator")
+        groups = ("added", "removed", "changed", "adjusted", "unchanged", "kept")
+        told: dict[str, object] = {name: list(getattr(report, name)) for name in groups}
+        return json_response({**told, "applied": list(report.settings), "message": report.message})
 
 
 async def _stream(request: web.Request, content_type: str, start: str, lines: AsyncIterator[str]) -> web.StreamResponse:
@@ -247,10 +229,6 @@ async def _event_lines(inbox: asyncio.Queue[EventRecord], backend: str | None) -
 async def _lines_of(inbox: asyncio.Queue[str]) -> AsyncIterator[str]:
     while True:
         yield await inbox.get() + "\n"
-
-
-def _json(value: object) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), content_type="application/json")
 
 
 def _line(entry: Mapping[str, object]) -> str:

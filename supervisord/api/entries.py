@@ -3,9 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 
+import msgspec
+from aiohttp import web
+
 from supervisord.core.job import Priority
 from supervisord.core.record import AttemptRecord, EventRecord
 from supervisord.ports import StoredJob
+
+
+def json_response(value: object, status: int = 200) -> web.Response:
+    """An answer of a JSON value."""
+    return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")
 
 
 def event_entry(event: EventRecord, event_id: int | None) -> Mapping[str, object]:

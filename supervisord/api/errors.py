@@ -26,6 +26,8 @@ STATUS: Mapping[str, int] = {
     "request_too_large": 413,
     "request_timeout": 408,
     "model_not_found": 404,
+    "context_length_exceeded": 400,
+    "max_tokens_above_limit": 400,
     "not_found": 404,
     "conflict": 409,
     "forbidden_host": 403,

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import msgspec
 from aiohttp import web
 
-from supervisord.api import errors
+from supervisord.api import errors, models
 from supervisord.api.client import HttpClient, Sent
+from supervisord.api.entries import json_response
 from supervisord.api.guard import Doorkeeper
 from supervisord.core.errors import (
     InvalidJsonError,
     InvalidRequestError,
-    ModelNotFoundError,
     RequestTimeoutError,
     RequestTooLargeError,
     SupervisorError,
@@ -116,43 +116,24 @@ class OpenAIDoor:
 
     async def _models(self, request: web.Request) -> web.Response:
         del request
-        names = dict.fromkeys(name for b in self._supervisor.backends.values() for name in b.spec.models)
-        return _json({"object": "list", "data": [self._describe(name) for name in names]})
+        routes = self._supervisor.routes.all
+        data = [models.openai_entry(self._supervisor, route, name) for route in routes for name in route.names]
+        return json_response({"object": "list", "data": data})
 
     async def _model(self, request: web.Request) -> web.Response:
         name = request.match_info["model"]
-        if not any(name in backend.spec.models for backend in self._supervisor.backends.values()):
-            raise ModelNotFoundError(f'No backend serves the model "{name}".', param="model")
-        return _json(self._describe(name))
-
-    def _describe(self, name: str) -> Mapping[str, object]:
-        serving = [b for b in self._supervisor.backends.values() if name in b.spec.models]
-        best = next((b for b in serving if b.state.phase is Phase.READY), serving[0])
-        identity = best.generation.identity if best.generation is not None else None
-        return {
-            "id": name,
-            "object": "model",
-            "created": 0,
-            "owned_by": "llm-supervisord",
-            "meta": {
-                "backends": [b.name for b in serving],
-                "phase": best.state.phase.value,
-                "context_length": identity.context_length if identity else None,
-                "quantization": identity.quantization if identity else None,
-                "rung": best.state.rung,
-            },
-        }
+        return json_response(models.openai_entry(self._supervisor, self._supervisor.routes.named(name), name))
 
     async def _healthz(self, request: web.Request) -> web.Response:
         del request
         degraded = self._supervisor.degraded()
-        return _json({"status": "degraded" if degraded else "ok", "degraded": degraded})
+        return json_response({"status": "degraded" if degraded else "ok", "degraded": degraded})
 
     async def _readyz(self, request: web.Request) -> web.Response:
         del request
         backends = {b.name: _phase(b.state.phase, b.state.reason) for b in self._supervisor.backends.values()}
         can = not self._supervisor.draining and any(_can_serve(b.state) for b in self._supervisor.backends.values())
-        return _json({"ready": can, "backends": backends}, status=200 if can else 503)
+        return json_response({"ready": can, "backends": backends}, status=200 if can else 503)
 
 
 def _too_large(limit: int) -> RequestTooLargeError:
@@ -165,10 +146,6 @@ def _can_serve(state: BackendState) -> bool:
 
 def _phase(phase: Phase, reason: str) -> Mapping[str, str]:
     return {"phase": phase.value, "reason": reason}
-
-
-def _json(value: object, status: int = 200) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")
 
 
 def members_of(body: bytes) -> Mapping[str, Value]:

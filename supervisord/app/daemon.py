@@ -16,6 +16,7 @@ from supervisord.adapters.clock import LoopClock
 from supervisord.adapters.health import HttpProbe
 from supervisord.adapters.host_memory import HostSensor
 from supervisord.adapters.kernel_log import KernelLog
+from supervisord.adapters.model_files import LocalModelFiles
 from supervisord.adapters.notify import SystemdNotifier
 from supervisord.adapters.nvml import NvmlSensor
 from supervisord.adapters.store import SqliteStore
@@ -26,6 +27,7 @@ from supervisord.api.openai import DoorLimits, OpenAIDoor
 from supervisord.app import doors, logs
 from supervisord.app.ids import JobIds
 from supervisord.app.processes import Processes
+from supervisord.app.reload import Reloader
 from supervisord.app.sensors import Sensors
 from supervisord.app.settings import engine_settings
 from supervisord.app.version import VERSION
@@ -49,14 +51,17 @@ def exit_status(error: StartupError) -> int:
             return os.EX_SOFTWARE
 
 
-def run(configuration: Configuration) -> int:
-    """Run the daemon until it is told to stop. Returns its exit status; start failures are said on stderr."""
+def run(configuration: Configuration, *, watch: bool = False) -> int:
+    """Run the daemon until it is told to stop. Returns its exit status; start failures are said on stderr.
+
+    `watch`: reload the configuration whenever its file changes.
+    """
     logs.configure(configuration.log.level, configuration.log.format)
     os.umask(0o077)
     failures: list[StartupError] = []
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_Daemon(configuration).run())
+            runner.run(_Daemon(configuration, watch=watch).run())
     except* StartupError as group:
         failures += _flat(group)
     for failure in failures[:1]:
@@ -73,8 +78,9 @@ def _flat(group: BaseExceptionGroup[StartupError]) -> list[StartupError]:
 
 
 class _Daemon:
-    def __init__(self, configuration: Configuration) -> None:
+    def __init__(self, configuration: Configuration, *, watch: bool) -> None:
         self._configuration = configuration
+        self._watch = watch
         self._stops = 0
 
     async def run(self) -> None:
@@ -90,11 +96,17 @@ class _Daemon:
         async with asyncio.TaskGroup() as group:
             await supervisor.open(group)
             control = doors.bind_control(Path(configuration.control_socket), configuration.control_group)
-            runners = await self._open_doors(supervisor, listener, control, address)
-            self._catch_signals(supervisor)
+            reloader = Reloader(configuration, supervisor, ports.notifier, ports.clock)
+            runners = await self._open_doors(supervisor, reloader, (listener, control), address)
+            loops = [supervisor.tasks.loop(reloader.run(), "reload")]
+            if self._watch:
+                loops.append(supervisor.tasks.loop(reloader.watch(), "watch configuration"))
+            self._catch_signals(supervisor, reloader)
             await supervisor.start()
             log.info("listening", address=address, control=configuration.control_socket, state=str(state_dir))
             await supervisor.run_until_stopped()
+            for loop in loops:  # going down wins over a reload that is going on
+                loop.cancel()
             await supervisor.drain()
             await supervisor.stop()
             for runner in runners:
@@ -118,6 +130,7 @@ class _Daemon:
             probe=HttpProbe(),
             memory=Sensors(NvmlSensor(), HostSensor()),
             kernel=kernel,
+            files=LocalModelFiles(),
             store=SqliteStore(
                 state_dir / "jobs.sqlite3",
                 keep_bodies=configuration.store.prompts is PromptStorage.FULL,
@@ -129,7 +142,7 @@ class _Daemon:
         )
 
     async def _open_doors(
-        self, supervisor: Supervisor, listener: socket.socket, control: socket.socket, address: str
+        self, supervisor: Supervisor, reloader: Reloader, sockets: tuple[socket.socket, socket.socket], address: str
     ) -> list[web.AppRunner]:
         configuration = self._configuration
         about = About(
@@ -146,28 +159,25 @@ class _Daemon:
             configuration.limits.body, configuration.limits.body_timeout_s, configuration.limits.client_stall_s
         )
         openai = OpenAIDoor(supervisor, doorkeeper, limits)
-        operators = ControlDoor(supervisor, about, doors.peers_allowed(configuration.control_group))
+        operators = ControlDoor(supervisor, about, doors.peers_allowed(configuration.control_group), reloader.reload)
         public = doors.GuardedRunner(openai.application(), openai.inference, configuration.limits)
         private = web.AppRunner(
             operators.application(), handler_cancellation=True, access_log=None, shutdown_timeout=doors.SHUTDOWN_S
         )
-        for runner, sock in ((public, listener), (private, control)):
+        for runner, sock in zip((public, private), sockets, strict=True):
             await runner.setup()
             await web.SockSite(runner, sock, backlog=doors.BACKLOG).start()
         return [public, private]
 
-    def _catch_signals(self, supervisor: Supervisor) -> None:
+    def _catch_signals(self, supervisor: Supervisor, reloader: Reloader) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._told_to_stop, supervisor)
-        loop.add_signal_handler(signal.SIGHUP, self._told_to_reload)
+        loop.add_signal_handler(signal.SIGHUP, reloader.request, "SIGHUP")
 
     def _told_to_stop(self, supervisor: Supervisor) -> None:
         self._stops += 1
         supervisor.request_stop(at_once=self._stops > 1)
-
-    def _told_to_reload(self) -> None:
-        log.warning("SIGHUP: this version reads its configuration at start only; restart it to apply changes")
 
 
 def _make_state_folder(path: Path) -> None:

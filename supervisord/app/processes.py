@@ -1,11 +1,13 @@
 """`ports.ProcessHost`, put together from the adapters that know a part of it each."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from supervisord.adapters.llama_binary import NO_LLAMA_SERVER, embedded_llama_server, find_llama_server
-from supervisord.adapters.process import inspect
+from supervisord.adapters.process import inspect, short_programs
 from supervisord.adapters.process.host import LinuxProcessHost
+from supervisord.adapters.processors import read_processors
 from supervisord.core.errors import SpawnError
+from supervisord.ports import Processors
 
 
 class Processes(LinuxProcessHost):
@@ -20,7 +22,15 @@ class Processes(LinuxProcessHost):
 
     async def help_text(self, program: Sequence[str], timeout: float) -> str:
         """See `ports.ProcessHost`."""
-        return await inspect.help_text(program, timeout)
+        return await short_programs.help_text(program, timeout)
+
+    async def run(self, argv: Sequence[str], env: Mapping[str, str], timeout: float) -> str:
+        """See `ports.ProcessHost`."""
+        return await short_programs.run(argv, env, timeout)
+
+    def processors(self) -> Processors:
+        """See `ports.ProcessHost`."""
+        return read_processors()
 
     def port_problem(self, host: str, port: int) -> str | None:
         """See `ports.ProcessHost`."""

@@ -4,6 +4,7 @@ from supervisord.config.model import Configuration, PromptStorage
 from supervisord.core.job import Priority
 from supervisord.core.queue import QueuePolicy
 from supervisord.engine.gateway import GatewayPolicy
+from supervisord.engine.pools import HostShare
 from supervisord.engine.relay import RelayPolicy
 from supervisord.engine.sampler import MemoryLimits
 from supervisord.engine.supervisor import Settings
@@ -14,6 +15,9 @@ def engine_settings(configuration: Configuration) -> Settings:
     full = configuration.store.prompts is PromptStorage.FULL
     return Settings(
         backends=configuration.backends,
+        routes=configuration.routes,
+        default_route=configuration.default_route,
+        placement=configuration.memory.placement,
         queue=QueuePolicy(
             limit=configuration.queue.limit,
             handicap_s={
@@ -22,7 +26,11 @@ def engine_settings(configuration: Configuration) -> Settings:
                 Priority.BATCH: configuration.queue.aging_batch_s,
             },
         ),
-        memory=MemoryLimits(vram=configuration.memory.vram, host=configuration.memory.host),
+        memory=MemoryLimits(
+            vram=configuration.memory.vram,
+            host=configuration.memory.host,
+            host_share=HostShare(configuration.memory.host_reserve, configuration.memory.host_limit),
+        ),
         gateway=GatewayPolicy(
             queue_timeout_s=configuration.queue.timeout_s,
             keep_prompts=full,

@@ -30,7 +30,11 @@ def substitute(text: str, environment: Mapping[str, str]) -> str:
         return _looked_up(reference["name"], reference["default"], environment)
 
     result = _ANY.sub(replaced, text)
-    return EnvironmentText(result, ", ".join(sources)) if sources else result
+    if not sources:
+        return result
+    alone = _REFERENCE.fullmatch(text)
+    whole = alone is not None and result == environment.get(alone["name"], "")
+    return EnvironmentText(result, ", ".join(sources), whole=whole)
 
 
 def _looked_up(name: str, default: str | None, environment: Mapping[str, str]) -> str:

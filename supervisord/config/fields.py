@@ -1,9 +1,9 @@
 """The kinds of value a setting can have: each a type that checks, converts, and knows its JSON Schema.
 
-Validators raise ValueError; its text is the whole message, in the words of the person who wrote the file.
+Validators raise ValueError; its text is the whole message, in the words of the person who wrote the file. Addresses are
+in fields_network.py, processors and GPUs in fields_hardware.py.
 """
 
-import ipaddress
 import re
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -17,6 +17,7 @@ from supervisord.config.units import (
     SIZE_PATTERN,
     TOKENS_PATTERN,
     format_duration,
+    format_percent,
     format_size,
     format_tokens,
     parse_duration,
@@ -41,7 +42,8 @@ def nearest(name: str, known: Sequence[str], cutoff: float = 0.6) -> str | None:
     return matches[0] if matches else None
 
 
-def _field(check: Check, schema: dict[str, Any]) -> tuple[PlainValidator, WithJsonSchema]:
+def checked(check: Check, schema: dict[str, Any]) -> tuple[PlainValidator, WithJsonSchema]:
+    """The annotations of a kind: what checks and converts it, and its JSON Schema."""
     return PlainValidator(check), WithJsonSchema(schema)
 
 
@@ -58,7 +60,7 @@ def _bounded(parse: Check, show: Callable[[Any], str], low: float, high: float) 
 def whole(low: int, high: int) -> tuple[PlainValidator, WithJsonSchema]:
     """A whole number within bounds."""
     check = _bounded(parse_whole, str, low, high)
-    return _field(check, {"type": "integer", "minimum": low, "maximum": high, FORM: f"From {low} to {high}."})
+    return checked(check, {"type": "integer", "minimum": low, "maximum": high, FORM: f"From {low} to {high}."})
 
 
 def parse_whole(value: object) -> int:
@@ -72,7 +74,7 @@ def parse_whole(value: object) -> int:
 def number(low: float, high: float) -> tuple[PlainValidator, WithJsonSchema]:
     """A number within bounds."""
     check = _bounded(_parse_number, "{:g}".format, low, high)
-    return _field(check, {"type": "number", "minimum": low, "maximum": high, FORM: f"From {low:g} to {high:g}."})
+    return checked(check, {"type": "number", "minimum": low, "maximum": high, FORM: f"From {low:g} to {high:g}."})
 
 
 def _parse_number(value: object) -> float:
@@ -85,14 +87,14 @@ def duration(low: str, high: str) -> tuple[PlainValidator, WithJsonSchema]:
     """Seconds, from a duration within bounds."""
     check = _bounded(parse_duration, format_duration, parse_duration(low), parse_duration(high))
     words = f"Duration from {low} to {high}."
-    return _field(check, {"type": ["string", "number"], "pattern": DURATION_PATTERN, FORM: words})
+    return checked(check, {"type": ["string", "number"], "pattern": DURATION_PATTERN, FORM: words})
 
 
 def size(low: str, high: str) -> tuple[PlainValidator, WithJsonSchema]:
     """Bytes, from a size within bounds."""
     check = _bounded(parse_size, format_size, parse_size(low), parse_size(high))
     words = f"Size from {low} to {high}."
-    return _field(check, {"type": ["string", "integer"], "pattern": SIZE_PATTERN, FORM: words})
+    return checked(check, {"type": ["string", "integer"], "pattern": SIZE_PATTERN, FORM: words})
 
 
 def tokens(low: int, high: int) -> tuple[PlainValidator, WithJsonSchema]:
@@ -100,26 +102,39 @@ def tokens(low: int, high: int) -> tuple[PlainValidator, WithJsonSchema]:
     check = _bounded(parse_tokens, format_tokens, low, high)
     words = f"From {format_tokens(low)} to {format_tokens(high)}."
     kind = {"type": ["string", "integer"], "pattern": TOKENS_PATTERN, "minimum": low, "maximum": high}
-    return _field(check, kind | {FORM: words})
+    return checked(check, kind | {FORM: words})
 
 
-def one_of(*choices: str, noun: str) -> tuple[PlainValidator, WithJsonSchema]:
-    """One word of a closed list."""
+def share(low: str, high: str) -> tuple[PlainValidator, WithJsonSchema]:
+    """A share within bounds, as a figure between 0 and 1."""
+    check = _bounded(parse_percent, format_percent, parse_percent(low), parse_percent(high))
+    words = f"Share from {low} to {high}."
+    return checked(check, {"type": ["string", "number"], "pattern": PERCENT_PATTERN, FORM: words})
+
+
+def choice(*choices: str, noun: str) -> Callable[[object], str]:
+    """The check for one word of a closed list."""
 
     def check(value: object) -> str:
         if isinstance(value, str) and value in choices:
             return str(value)
         # A single choice is no guess.
         meant = nearest(value, choices) if isinstance(value, str) and len(choices) > 1 else None
-        advice = f'did you mean "{meant}"?' if meant else f"write {_listed(choices)}"
+        advice = f'did you mean "{meant}"?' if meant else f"write {listed(choices)}"
         raise ValueError(f"{quote(value)} is not {noun}; {advice}")
 
-    return _field(check, {"enum": list(choices)})
+    return check
 
 
-def _listed(words: Sequence[str]) -> str:
+def one_of(*choices: str, noun: str) -> tuple[PlainValidator, WithJsonSchema]:
+    """One word of a closed list."""
+    return checked(choice(*choices, noun=noun), {"enum": list(choices)})
+
+
+def listed(words: Sequence[str], conjunction: str = "or") -> str:
+    """`a, b or c`."""
     *most, last = words
-    return f"{', '.join(most)} or {last}" if most else last
+    return f"{', '.join(most)} {conjunction} {last}" if most else last
 
 
 # --- text ------------------------------------------------------------------------------------------------------------
@@ -183,74 +198,21 @@ def parse_variable(value: object) -> str:
     raise ValueError(f"{quote(value)} is not the name of an environment variable")
 
 
-_GPU = re.compile(r"[0-9]{1,3}|(?:GPU|MIG)-[0-9A-Za-z/-]{1,80}")
-
-
-def parse_gpu(value: object) -> str:
-    """The index or UUID of a GPU, as CUDA_VISIBLE_DEVICES takes them."""
-    if isinstance(value, int | str) and not isinstance(value, bool) and _GPU.fullmatch(str(value)):
-        return str(value)
-    raise ValueError(f"{quote(value)} is not a GPU; write its index, or its UUID as nvidia-smi -L shows it")
-
-
-# --- network ---------------------------------------------------------------------------------------------------------
-
-_ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^:\s\[\]]+)):(?P<port>[0-9]{1,5})", re.ASCII)
-_HOST_NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]{0,251}[a-z0-9_])?\.?")
-
-
-def parse_address(value: object) -> tuple[str, int]:
-    """Host and port of a loopback address. `localhost` is 127.0.0.1, so that one socket and one port belong to it."""
-    match = _ADDRESS.fullmatch(value) if isinstance(value, str) else None
-    if match is None or int(match["port"]) > 65535:
-        raise ValueError(f"{quote(value)} is not an address; write host:port, such as 127.0.0.1:8411")
-    host = match["v6"] or match["host"]
-    if host.lower() == "localhost":
-        return "127.0.0.1", int(match["port"])
-    if not _is_loopback(host):
-        raise ValueError(
-            f"{quote(host)} is not loopback, and there are no passwords; "
-            "use 127.0.0.1, with an authenticating proxy in front"
-        )
-    return host, int(match["port"])
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return address.is_loopback if address.version == 4 else host == "::1"
-
-
-def parse_host_name(value: object) -> str:
-    """A name or address as browsers put it in the Host header, without a port, in small letters."""
-    text = parse_text(value).lower()
-    if "*" in text:
-        raise ValueError(f"{quote(value)} would let any web page reach the models (DNS rebinding); name each host")
-    if _HOST_NAME.fullmatch(text):
-        return text.removesuffix(".")
-    raise ValueError(f"{quote(value)} is not a host name; write the name alone, such as workstation.lan")
-
-
 # --- the types -------------------------------------------------------------------------------------------------------
 
-_TEXT = {"type": "string", "minLength": 1}
-_NUMBER_OR_TEXT = {"type": ["string", "integer"]}
+TEXT = {"type": "string", "minLength": 1}
+NUMBER_OR_TEXT = {"type": ["string", "integer"]}
 
-Text = Annotated[str, *_field(parse_text, _TEXT)]
-FilePath = Annotated[str, *_field(parse_text, _TEXT | {FORM: "Path."})]
-Word = Annotated[str, *_field(parse_word, _NUMBER_OR_TEXT)]
-Truth = Annotated[bool, *_field(parse_truth, {"type": "boolean"})]
-ModelName = Annotated[str, *_field(parse_model_name, _TEXT | {"maxLength": 200})]
+Text = Annotated[str, *checked(parse_text, TEXT)]
+FilePath = Annotated[str, *checked(parse_text, TEXT | {FORM: "Path."})]
+Word = Annotated[str, *checked(parse_word, NUMBER_OR_TEXT)]
+Truth = Annotated[bool, *checked(parse_truth, {"type": "boolean"})]
+ModelName = Annotated[str, *checked(parse_model_name, TEXT | {"maxLength": 200})]
 # Checked by rules.py, so that a bad name does not keep the rest of its backend from being checked.
 BackendName = Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^{_BACKEND_NAME.pattern}$"})]
-Variable = Annotated[str, *_field(parse_variable, {"type": "string", "pattern": f"^{_VARIABLE.pattern}$"})]
-Gpu = Annotated[str, *_field(parse_gpu, _NUMBER_OR_TEXT)]
-Address = Annotated[tuple[str, int], *_field(parse_address, _TEXT | {"pattern": r"^.+:[0-9]{1,5}$"})]
-HostName = Annotated[str, *_field(parse_host_name, _TEXT)]
+Variable = Annotated[str, *checked(parse_variable, {"type": "string", "pattern": f"^{_VARIABLE.pattern}$"})]
 Percent = Annotated[
     float,
-    *_field(parse_percent, {"type": ["string", "number"], "pattern": PERCENT_PATTERN, FORM: "Share, as 10% or 0.1."}),
+    *checked(parse_percent, {"type": ["string", "number"], "pattern": PERCENT_PATTERN, FORM: "Share, as 10% or 0.1."}),
 ]
-Rate = Annotated[int, *_field(parse_rate, {"type": ["string", "integer"], FORM: "Size, as 10MB or 10MB/s."})]
+Rate = Annotated[int, *checked(parse_rate, {"type": ["string", "integer"], FORM: "Size, as 10MB or 10MB/s."})]

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from supervisord.config.fields import FORM
-from supervisord.config.schema import FileSettings
+from supervisord.config.schema import RUNTIMES, FileSettings
 
 
 def schema_json() -> str:
@@ -16,6 +16,8 @@ def schema_json() -> str:
             name: _property(value, required=name in kind.get("required", []))
             for name, value in kind["properties"].items()
         }
+    for runtime, settings in RUNTIMES.items():
+        schema["$defs"][settings.__name__]["title"] = f"a backend of runtime {runtime}"
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from supervisord.core.memory import HostLimits, VramLimits
+from supervisord.core.placement import PlacementPolicy
+from supervisord.core.routing import Route
 from supervisord.runtimes.base import BackendSpec
 
 
@@ -70,16 +72,26 @@ class StoreSettings:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPolicy:
+    """When memory is short, and who may take how much. Sizes in bytes; the reserve of each GPU is in `vram`.
+
+    `host_reserve` of the RAM is left free, `host_limit` is the most that all backends together may take of it (None:
+    no such limit).
+    """
+
     vram: VramLimits
     host: HostLimits
+    placement: PlacementPolicy
+    host_reserve: int
+    host_limit: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
     """One configuration file, or the built-in defaults.
 
-    Paths are absolute. `listen_port` 0 asks for a free one. `drain_timeout` is in seconds. `source` is the path of
-    the file, empty for the built-in defaults; it does not count when two configurations are compared.
+    Paths are absolute. `listen_port` 0 asks for a free one. `drain_timeout` is in seconds. `routes` has every name
+    clients may ask for, once; `default_route`, one of these names, serves the others (None: they are refused). `source`
+    is the path of the file, empty for the built-in defaults; it does not count when two configurations are compared.
     """
 
     listen_host: str
@@ -95,4 +107,6 @@ class Configuration:
     memory: MemoryPolicy
     drain_timeout: float
     backends: tuple[BackendSpec, ...]
+    routes: tuple[Route, ...]
+    default_route: str | None
     source: str = field(default="", compare=False)

@@ -3,22 +3,22 @@
 from collections.abc import Mapping, Sequence
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from supervisord.config import explain
-from supervisord.config.build import EMBEDDED, Builder
+from supervisord.config.build import build
 from supervisord.config.document import Document, read_document
+from supervisord.config.fields import nearest
+from supervisord.config.finding import Finding
 from supervisord.config.model import Configuration
 from supervisord.config.places import Surroundings
 from supervisord.config.problem import InvalidConfigurationError, Path, Problem
-from supervisord.config.rules import Finding, findings
-from supervisord.config.schema import FileSettings
+from supervisord.config.resolver import Resolver
+from supervisord.config.rules import findings
+from supervisord.config.schema import RUNTIMES, FileSettings
+from supervisord.config.schema_backend import BackendSettings
+from supervisord.config.settings import names
 from supervisord.runtimes.base import RuntimeKind
-from supervisord.runtimes.registry import RUNTIMES
-
-_LATER_RUNTIMES = frozenset(kind.value for kind in RuntimeKind if kind not in RUNTIMES)
-_SUPPORTED = " or ".join(RUNTIMES)
-
-_STAND_IN = EMBEDDED  # for a model that is missing, so that the rest of its backend can be checked
 
 Values = dict[str, object]
 
@@ -34,9 +34,9 @@ def parse(data: bytes, *, file: str, around: Surroundings, source: str = "") -> 
     settings = check.settings()
     configuration = None
     if settings is not None:
-        builder = Builder(around)
-        configuration = builder.configuration(settings, source)
-        check.report([*findings(settings), *builder.findings])
+        resolver = Resolver(around)
+        configuration = build(settings, resolver, source)
+        check.report([*findings(settings), *resolver.findings])
     if check.problems or configuration is None:
         raise InvalidConfigurationError(file, check.problems)
     return configuration
@@ -55,9 +55,9 @@ class _Check:
         """The settings that are sound; None when nothing can be made of the file."""
         if () in self._broken:
             return None
-        self._set_aside_unsupported()
-        # The first round takes out what is wrong, the second stands in for what is missing, the third finds nothing.
-        for _ in range(3):
+        # The first round finds the runtimes that are none, the second takes out what is wrong, the third stands in for
+        # what is missing then, and the fourth finds nothing.
+        for _ in range(4):
             try:
                 return FileSettings.model_validate(self._values)
             except ValidationError as error:
@@ -77,32 +77,38 @@ class _Check:
     def _touches_broken(self, path: Path) -> bool:
         return any(path[: len(broken)] == broken or broken[: len(path)] == path for broken in self._broken)
 
-    def _set_aside_unsupported(self) -> None:
-        """A runtime of a later version has settings of its own: one problem, not one for each of them."""
-        backends = self._values.get("backends")
-        if not isinstance(backends, dict):
-            return
-        kept: Values = {}
-        for name, backend in backends.items():
-            runtime = backend.get("runtime") if isinstance(backend, dict) else None
-            if isinstance(runtime, str) and runtime in _LATER_RUNTIMES:
-                path: Path = ("backends", name, "runtime")
-                self._note(path, f'runtime "{runtime}" is not supported by this version; use {_SUPPORTED}')
-                self._broken.add(path[:-1])
-            else:
-                kept[name] = backend
-        self._values["backends"] = kept
-
     def _take_out(self, error: ValidationError) -> None:
+        taken: set[Path] = set()
         for detail in error.errors(include_url=False):
             path = explain.location(detail)
             if not self._is_below_broken(path):
                 self._note(path, explain.message(detail))
             self._broken.add(path)
-            self._values = _replaced(self._values, path, _STAND_IN if detail["type"] == "missing" else None)
+            if not any(path[: len(gone)] == gone for gone in taken):
+                taken.add(path)
+                self._put_in_place(path, detail)
+
+    def _put_in_place(self, path: Path, error: ErrorDetails) -> None:
+        match error["type"]:
+            case explain.NO_RUNTIME:
+                self._values = _replaced(self._values, path[:-1], _as_meant(error["input"]))
+            case "missing":
+                self._values = _replaced(self._values, path, explain.missing(error).stand_in)
+            case _:
+                self._values = _replaced(self._values, path, None)
 
     def _is_below_broken(self, path: Path) -> bool:
         return any(path[: len(broken)] == broken for broken in self._broken)
+
+
+def _as_meant(backend: Mapping[str, object]) -> Values:
+    """A backend whose runtime is none: of the runtime that was most likely meant, or with what all of them have."""
+    written = backend["runtime"]
+    meant = nearest(written, list(RUNTIMES)) if isinstance(written, str) else None
+    if meant is not None:
+        return {**backend, "runtime": meant}
+    common = {key: value for key, value in backend.items() if key in names(BackendSettings)}
+    return {**common, "runtime": RuntimeKind.COMMAND.value, "command": ["${port}"]}
 
 
 def _replaced(values: Mapping[str, object], path: Path, value: object) -> Values:
@@ -110,9 +116,9 @@ def _replaced(values: Mapping[str, object], path: Path, value: object) -> Values
     key, *rest = path
     kept = dict(values)
     inner = kept.get(str(key))
-    if rest and isinstance(inner, dict | None):
+    if rest and isinstance(inner, dict | None) and isinstance(rest[0], str):
         kept[str(key)] = _replaced(inner or {}, tuple(rest), value)
-    elif value is None:
+    elif rest or value is None:
         kept.pop(str(key), None)
     else:
         kept[str(key)] = value

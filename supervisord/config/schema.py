@@ -2,11 +2,51 @@
 
 from typing import Annotated
 
+from pydantic import Discriminator, Tag
+
 from supervisord.config import fields
-from supervisord.config.fields import Address, BackendName, FilePath, HostName, Text
-from supervisord.config.schema_backend import BackendSettings
+from supervisord.config.fields import BackendName, FilePath, ModelName, Text
+from supervisord.config.fields_network import Address, HostName
+from supervisord.config.schema_command import CommandSettings
+from supervisord.config.schema_llama_cpp import LlamaCppSettings
 from supervisord.config.schema_memory import Memory
+from supervisord.config.schema_models import ModelSettings, Routing
+from supervisord.config.schema_remote import RemoteSettings
+from supervisord.config.schema_vllm import VllmSettings
 from supervisord.config.settings import Settings, section, setting
+from supervisord.runtimes.base import RuntimeKind
+
+
+def runtime_of(backend: object) -> str | None:
+    """Which settings a backend is checked against: those of its runtime; None where that is none.
+
+    What is no mapping is left to the check of any of them.
+    """
+    written = backend.get("runtime") if isinstance(backend, dict) else None
+    if written is None:
+        return RuntimeKind.LLAMA_CPP.value
+    return str(written) if isinstance(written, str) and written in RUNTIMES else None
+
+
+def runtime_problem(written: object) -> str:
+    """What is wrong with a runtime that is none; empty if it is one."""
+    try:
+        _runtime(written)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+_runtime = fields.choice(*RuntimeKind, noun="a runtime")
+RUNTIMES = {kind.RUNTIME.value: kind for kind in (LlamaCppSettings, VllmSettings, CommandSettings, RemoteSettings)}
+AnyBackend = LlamaCppSettings | VllmSettings | CommandSettings | RemoteSettings
+_Backend = Annotated[
+    Annotated[LlamaCppSettings, Tag(RuntimeKind.LLAMA_CPP.value)]
+    | Annotated[VllmSettings, Tag(RuntimeKind.VLLM.value)]
+    | Annotated[CommandSettings, Tag(RuntimeKind.COMMAND.value)]
+    | Annotated[RemoteSettings, Tag(RuntimeKind.REMOTE.value)],
+    Discriminator(runtime_of),
+]
 
 
 class Control(Settings):
@@ -100,4 +140,6 @@ class FileSettings(Settings):
     store: Store = section(Store, "Records of jobs.")
     memory: Memory = section(Memory, "When memory is short. Actions come before the kernel's.")
     shutdown: Shutdown = section(Shutdown, "How the daemon stops.")
-    backends: dict[BackendName, BackendSettings] = setting({}, "The servers, by name. The name is a model name too.")
+    backends: dict[BackendName, _Backend] = setting({}, "The servers, by name. The name is a model name too.")
+    models: dict[ModelName, ModelSettings] = setting({}, "More models, each served by one or several backends.")
+    routing: Routing = section(Routing, "What becomes of names nobody knows.")

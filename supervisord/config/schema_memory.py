@@ -18,7 +18,7 @@ class VramCritical(Settings):
 
 class Vram(Settings):
     reserve: Annotated[int, *fields.size("0B", "1TiB")] = setting(
-        "2GiB", "Left free on each GPU: with less, no backend is woken by a request."
+        "2GiB", "Left free on each GPU: no backend starts into it."
     )
     tight: VramTight = section(VramTight, "No backend is woken by a request.")
     critical: VramCritical = section(VramCritical, "No dispatch; idle backends leave.")
@@ -48,6 +48,12 @@ class HostCritical(Settings):
 
 
 class Host(Settings):
+    reserve: Annotated[int, *fields.size("0B", "1TiB")] = setting(
+        "2GiB", "Left free of the RAM: no backend starts into it."
+    )
+    limit: Annotated[int, *fields.size("256MiB", "16TiB")] | None = setting(
+        None, "Most RAM that all backends together may take. Default: all but the reserve."
+    )
     tight: HostTight = section(HostTight, "No backend is woken by a request.")
     critical: HostCritical = section(HostCritical, "No dispatch; idle backends leave.")
     leave_after: Annotated[float, *fields.duration("0s", "1h")] = setting(
@@ -55,6 +61,13 @@ class Host(Settings):
     )
 
 
+class Placement(Settings):
+    linger: Annotated[float, *fields.duration("0s", "10m")] = setting(
+        "1s", "An idle backend is let go for another only after this long, in case its clients come right back."
+    )
+
+
 class Memory(Settings):
     vram: Vram = section(Vram, "Each GPU.")
     host: Host = section(Host, "RAM and swap.")
+    placement: Placement = section(Placement, "How backends take turns.")

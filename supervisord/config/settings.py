@@ -4,6 +4,7 @@ Defaults are written as people write them and validated like everything else, so
 the reference show the same text.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -14,6 +15,19 @@ from supervisord.config.units import quote
 def setting(default: Any, description: str, *, alias: str | None = None) -> Any:
     """A setting with the text of its default, or None where the description tells it."""
     return Field(default=default, description=description, alias=alias)
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What is said where a required setting is left out, and what stands in for it while the rest is checked."""
+
+    advice: str
+    stand_in: object
+
+
+def required(description: str) -> Any:
+    """A setting that has no default; the annotation has its Missing."""
+    return Field(description=description)
 
 
 def section(kind: type["Settings"], description: str) -> Any:

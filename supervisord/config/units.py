@@ -32,17 +32,22 @@ SIZE_PATTERN = r"^[0-9]+(\.[0-9]+)? ?([KMGTkmgt]?[iI]?[bB])?$"
 DURATION_PATTERN = r"^([0-9]+(\.[0-9]+)?|([0-9]+(\.[0-9]+)?(d|h|ms|m|s))+)$"
 TOKENS_PATTERN = r"^[0-9]+(\.[0-9]+)? ?[kKmM]?$"
 PERCENT_PATTERN = r"^([0-9]+(\.[0-9]+)? ?%|0(\.[0-9]+)?|1(\.0+)?)$"
+DECREASE_PATTERN = r"^-([0-9]+(\.[0-9]+)? ?%|0?\.[0-9]+)$"
 
 
 class EnvironmentText(str):
-    """Text that came out of the environment. It may be a secret, so messages name its source and never show it."""
+    """Text that came out of the environment. It may be a secret, so messages name its source and never show it.
 
-    __slots__ = ("source",)
+    `whole`: nothing of it stands in the file, not even as a default.
+    """
+
+    __slots__ = ("source", "whole")
     source: str
+    whole: bool
 
-    def __new__(cls, value: str, source: str) -> Self:
+    def __new__(cls, value: str, source: str, *, whole: bool = False) -> Self:
         text = super().__new__(cls, value)
-        text.source = source
+        text.source, text.whole = source, whole
         return text
 
 
@@ -192,6 +197,18 @@ def _ratio(value: object) -> float | None:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value
     return None
+
+
+def parse_decrease(value: object) -> float:
+    """The share between 0 and 1 that "-5%" or -0.05 takes away."""
+    ratio = None
+    if isinstance(value, str) and value.startswith("-"):
+        ratio = _ratio(value[1:])
+    elif isinstance(value, int | float):
+        ratio = _ratio(-value)
+    if ratio is None or not 0 < ratio < 1:
+        raise ValueError(f"{quote(value)} is not a decrease; write -5% or -0.05")
+    return ratio
 
 
 def format_percent(ratio: float) -> str:

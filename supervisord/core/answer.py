@@ -20,6 +20,17 @@ ERROR_STARTS = (b'data: {"error"', b'data:{"error"', b"error: {", b"event: error
 MOST_TOKENS = 2**63  # what the store's columns hold
 FASTEST = 1e9  # tokens a second: beyond it the figure is nonsense (Infinity, a division by almost nothing)
 
+# A prompt that is too long, in the words of llama.cpp, vLLM (two places in it) and OpenAI.
+_TOO_LONG = (
+    b"exceed_context_size_error",
+    b"maximum context length",
+    b"longer than the maximum model length",
+    b"context_length_exceeded",
+)
+_NO_CHOICES = (b'"choices":[]', b'"choices": []')  # only in the event of the usage, and in few others
+_LF, _CRLF = b"\n\n", b"\r\n\r\n"
+_BLANK_LINES = (_LF, _CRLF)
+
 _DECODER = json.JSONDecoder()
 
 
@@ -35,7 +46,7 @@ def refusal(status: int, body: bytes) -> Refusal | None:
     """What the status of a backend's answer says; None for a success."""
     if status < 400:
         return None
-    if status == 400 and b"exceed_context_size_error" in body:
+    if status == 400 and any(words in body for words in _TOO_LONG):
         return Refusal(FailureReason.CONTEXT_LENGTH_EXCEEDED, retriable=False)
     if status in {429, 503}:  # 503 is llama-server's "Loading model"
         return Refusal(FailureReason.BACKEND_BUSY, retriable=True)
@@ -108,33 +119,40 @@ class StreamWatch:
 
     Whole events are handed on in the very bytes in which they came. An event that is cut off by the death of its
     backend has not reached the client then, so that the error event which follows can be read.
+
+    `hide_usage`: the event with the usage was asked for by us and not by the client: it is looked at and not handed on.
     """
 
-    __slots__ = ("_held", "_kept", "_tail", "failed", "tokens_seen")
+    __slots__ = ("_held", "_hide_usage", "_kept", "_tail", "failed")
 
     HOLD_LIMIT = 1024 * 1024  # an event longer than this goes on in parts
 
-    def __init__(self) -> None:
+    def __init__(self, *, hide_usage: bool = False) -> None:
+        self._hide_usage = hide_usage
         self._held = b""
         self._tail: deque[bytes] = deque()
         self._kept = 0
         self.failed = False  # an error event has passed
-        self.tokens_seen = False  # an event with data, and not an error, has passed
 
     def feed(self, data: bytes) -> bytes:
         """Take what came; returns what may go on to the client now (possibly nothing)."""
         if self._held:
             data = self._held + data
             self._held = b""
-        if not data.endswith((b"\n\n", b"\r\n\r\n")):
+        if not data.endswith(_BLANK_LINES):
             data = self._hold_back(data)
             if not data:
                 return b""
         self._look(data)
+        return self._for_client(data)
+
+    def _for_client(self, data: bytes) -> bytes:
+        if self._hide_usage and (_NO_CHOICES[0] in data or _NO_CHOICES[1] in data):
+            return without_usage(data)
         return data
 
     def _hold_back(self, data: bytes) -> bytes:
-        cut = max((at + len(end) for end in (b"\n\n", b"\r\n\r\n") if (at := data.rfind(end)) >= 0), default=0)
+        cut = max((at + len(end) for end in _BLANK_LINES if (at := data.rfind(end)) >= 0), default=0)
         rest = data[cut:]
         if rest.startswith(b":") and rest.endswith(b"\n"):  # a keep-alive comment of a single line is whole
             return data
@@ -146,8 +164,6 @@ class StreamWatch:
     def _look(self, data: bytes) -> None:
         if b'"error"' in data or b"event: error" in data or b"error: {" in data:
             self.failed = self.failed or has_error_event(data)
-        if not self.tokens_seen and not self.failed:
-            self.tokens_seen = b"data:" in data
         tail = self._tail
         tail.append(data)
         self._kept += len(data)
@@ -159,7 +175,7 @@ class StreamWatch:
         held, self._held = self._held, b""
         if held:
             self._look(held)
-        return held
+        return self._for_client(held)
 
     @property
     def tail(self) -> bytes:
@@ -175,6 +191,26 @@ class StreamWatch:
 def has_error_event(data: bytes) -> bool:
     """Whether one of the events in `data` is an error of the server."""
     return any(line.startswith(ERROR_STARTS) for line in data.splitlines())
+
+
+def without_usage(data: bytes) -> bytes:
+    """Events without those that hold the usage of the stream and nothing of its text; all others byte by byte."""
+    end = _CRLF if _CRLF in data else _LF
+    *events, rest = data.split(end)
+    kept = [event + end for event in events if not _tells_usage_only(event)]
+    return b"".join(kept) + (b"" if _tells_usage_only(rest) else rest)
+
+
+def _tells_usage_only(event: bytes) -> bool:
+    """Whether it is `{"choices": [], "usage": {…}}`: OpenAI's shape, which vLLM, SGLang and others share."""
+    at = event.find(b"data:")
+    if at < 0 or not any(words in event for words in _NO_CHOICES):
+        return False
+    try:
+        told = json.loads(event[at + len(b"data:") :])
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(told, dict) and told.get("choices") == [] and isinstance(told.get("usage"), dict)
 
 
 def error_event(message: str, error_type: str, code: str) -> bytes:

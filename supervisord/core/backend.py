@@ -3,21 +3,22 @@
 from dataclasses import replace
 from typing import assert_never
 
-from supervisord.core import life, moves
+from supervisord.core import leases, life, moves
 from supervisord.core.exits import CauseKind, ExitCause
 from supervisord.core.job import FailureReason
+from supervisord.core.leases import room
 from supervisord.core.life import ALIVE, DOWN, After, BackendState, LifePolicy, Outcome, Phase, StopStep, Want
 
-__all__ = ["BackendState", "LifePolicy", "Phase", "step"]
+__all__ = ["BackendState", "LifePolicy", "Phase", "room", "step"]
 
 
 def step(state: BackendState, event: life.Event, policy: LifePolicy, now: float) -> Outcome:  # noqa: C901, PLR0912 - one arm an event: this is the table
     """The state after `event`, and what is to be done about it. Pure; news of an earlier generation changes nothing."""
     match event:
         case life.LeaseAsked():  # twice for every request: first
-            return _lease_asked(state, event, policy, now)
+            return leases.asked(state, event, policy, now)
         case life.LeaseEnded():
-            return _lease_ended(state, event, policy, now)
+            return leases.ended(state, event, policy, now)
         case life.StartAsked():
             return _start_asked(state, event, now)
         case life.WakeAsked():
@@ -44,6 +45,12 @@ def step(state: BackendState, event: life.Event, policy: LifePolicy, now: float)
             return _tree_gone(state, event, now)
         case life.Released():
             return _released(state, event, policy, now)
+        case life.Condemned():
+            return _condemned(state, event, policy, now)
+        case life.DeviceLost():
+            return _device_lost(state, event, policy, now)
+        case life.Measured():
+            return leases.measured(state, event, now)
         case life.DeadlineReached():
             return _deadline_reached(state, policy, now)
         case _ as never:
@@ -167,9 +174,7 @@ def _exited(state: BackendState, event: life.Exited, policy: LifePolicy, now: fl
     if event.generation != state.generation:
         return state, ()
     if state.phase is Phase.STOPPING:
-        # Of two words for one verdict the earlier stands: it says what was waited for.
-        same = state.cause is not None and state.cause.kind is event.cause.kind
-        return moves.kill_rest(state if same else replace(state, cause=event.cause), policy, now)
+        return moves.kill_rest(moves.blamed(state, event.cause), policy, now)
     if state.phase in ALIVE or state.phase is Phase.STARTING:
         after = state.after if state.phase is Phase.DRAINING else After.JUDGE
         stopping = moves.enter(state, Phase.STOPPING, event.cause.summary, now)
@@ -191,6 +196,32 @@ def _released(state: BackendState, event: life.Released, policy: LifePolicy, now
     if event.generation != state.generation or state.stop is not StopStep.RELEASE:
         return state, ()
     return moves.settle(state, event.draw, policy, now)
+
+
+def _condemned(state: BackendState, event: life.Condemned, policy: LifePolicy, now: float) -> Outcome:
+    if event.generation != state.generation:
+        return state, ()
+    if state.phase is Phase.STOPPING and state.stop is StopStep.TERM:
+        return moves.kill_rest(moves.blamed(state, event.cause), policy, now)
+    if state.phase in ALIVE or state.phase is Phase.STARTING:
+        after = state.after if state.phase is Phase.DRAINING else After.JUDGE
+        return moves.destroy(replace(state, after=after), event.cause, policy, now)
+    return state, ()
+
+
+def _device_lost(state: BackendState, event: life.DeviceLost, policy: LifePolicy, now: float) -> Outcome:
+    if state.phase is Phase.PARKED or (state.want is Want.DOWN and state.phase is Phase.STOPPED):
+        return state, ()
+    cause = ExitCause(CauseKind.DEVICE_LOST, event.why)
+    if state.phase in DOWN:
+        return moves.park(replace(state, cause=cause), event.why, policy, now), ()
+    # Whatever was to follow needs the device, but for an operator's stop.
+    judged = replace(state, cause=cause, after=state.after if state.want is Want.DOWN else After.JUDGE)
+    if state.phase is Phase.STOPPING and state.stop is StopStep.TERM:
+        return moves.kill_rest(judged, policy, now)
+    if state.phase in {Phase.STOPPING, Phase.UNKILLABLE}:
+        return judged, ()
+    return moves.destroy(judged, cause, policy, now)
 
 
 # --- time ------------------------------------------------------------------------------------------------------------
@@ -227,30 +258,3 @@ def _deadline_reached(state: BackendState, policy: LifePolicy, now: float) -> Ou
             return replace(state, deadline=None), ()
         case _ as never:
             assert_never(never)
-
-
-# --- slots -----------------------------------------------------------------------------------------------------------
-
-
-def _lease_asked(state: BackendState, event: life.LeaseAsked, policy: LifePolicy, now: float) -> Outcome:
-    if state.phase is not Phase.READY or state.in_flight >= policy.slots:
-        return state, (life.RefuseLease(event.job_id),)
-    deadline = state.deadline if state.in_flight else moves.work_deadline(1, state.stalled_s, policy, now)
-    busy = replace(state, in_flight=state.in_flight + 1, deadline=deadline)
-    return busy, (life.GrantLease(event.job_id, state.generation),)
-
-
-def _lease_ended(state: BackendState, event: life.LeaseEnded, policy: LifePolicy, now: float) -> Outcome:
-    if event.generation != state.generation or state.in_flight == 0:
-        return state, ()
-    left = state.in_flight - 1
-    if state.phase is Phase.READY and event.served:
-        due = moves.work_deadline(left, 0.0, policy, now)
-        return replace(state, in_flight=left, served=state.served + 1, stalled_s=0.0, deadline=due), ()
-    freed = replace(state, in_flight=left, served=state.served + event.served)
-    if state.phase is Phase.READY:
-        # A client that gave up is no progress: a hung server must not be kept by clients that leave in time.
-        return freed if left else replace(moves.with_stall_counted(freed, policy, now), deadline=None), ()
-    if state.phase is Phase.DRAINING and left == 0:
-        return moves.terminate(freed, state.reason, policy, now)
-    return freed, ()

@@ -58,6 +58,18 @@ class ModelNotFoundError(InvalidRequestError):
     code = "model_not_found"
 
 
+class ContextLengthError(InvalidRequestError):
+    """The prompt, counted, fits into no backend that serves the model."""
+
+    code = "context_length_exceeded"
+
+
+class TokenLimitError(InvalidRequestError):
+    """More tokens were asked for than the model's configured limit."""
+
+    code = "max_tokens_above_limit"
+
+
 class NotFoundError(InvalidRequestError):
     """The job, backend or other thing named in the path does not exist."""
 

@@ -21,6 +21,11 @@ class CauseKind(StrEnum):
 
 OUT_OF_MEMORY = frozenset({CauseKind.KERNEL_OOM, CauseKind.GPU_OOM, CauseKind.HOST_OOM})
 
+# These tell how a process ended; the others tell why.
+CIRCUMSTANCES = frozenset(
+    {CauseKind.ASKED, CauseKind.HANG, CauseKind.LOAD_STALL, CauseKind.KILLED, CauseKind.CRASH, CauseKind.EXITED}
+)
+
 
 class AskedFor(StrEnum):
     """What the daemon itself had done to the process before it ended."""
@@ -126,14 +131,21 @@ def _kernel_oom(found: ExitEvidence) -> ExitCause | None:
             "killed by the kernel: its memory group was full",
             evidence=(f"memory.events oom_kill rose by {found.cgroup_oom_kills}",),
         )
-    if found.status != -9 or not found.kernel_oom_kills or found.kernel_named_us is False:
+    if not found.kernel_oom_kills or not _was_meant(found):
         return None
+    # vLLM's leader ends politely, with status 0 or 1, when the kernel has killed one of its workers.
+    whom = "killed" if found.status == -9 else "a process of it was killed"
     named = "the kernel log names it" if found.kernel_named_us else "the kernel log cannot be read"
     return ExitCause(
         CauseKind.KERNEL_OOM,
-        "killed by the kernel: host out of memory",
+        f"{whom} by the kernel: host out of memory",
         evidence=(f"/proc/vmstat oom_kill rose by {found.kernel_oom_kills}", named),
     )
+
+
+def _was_meant(found: ExitEvidence) -> bool:
+    """Whether it was one of ours that the kernel killed; where its log cannot be read, the leader's SIGKILL must do."""
+    return found.status == -9 if found.kernel_named_us is None else found.kernel_named_us
 
 
 def _by_signature(

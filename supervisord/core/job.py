@@ -89,10 +89,18 @@ class Job:
     expiry_reason: FailureReason = FailureReason.QUEUE_TIMEOUT
     attempts: int = 0
     avoid: frozenset[str] = frozenset()  # backends that failed it, to be tried last
+    route: str = ""  # the main name of what was asked for: aliases wait in one line
+    tokens: int = 0  # prompt and longest answer; an upper bound where nobody counted, 0 where nobody needs to know
 
     @property
     def model(self) -> str:
+        """As the client asked for it."""
         return self.submission.model
+
+    @property
+    def line(self) -> str:
+        """The line it waits in."""
+        return self.route or self.submission.model
 
     @property
     def priority(self) -> Priority:

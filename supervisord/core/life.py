@@ -52,6 +52,8 @@ class LifePolicy:
     """Bounds on the life of one backend. Durations in seconds."""
 
     slots: int = 1
+    token_budget: int | None = None  # tokens in flight; None: the capacity that the server reports, if it does
+    breaker: int = 0  # consecutive failed requests after which no more are sent for a while; 0: never
     load_stall_s: float = 300.0  # loading without any sign of progress
     probe_hang_s: float = 30.0  # no answer to probes, and no token either
     progress_s: float = 120.0  # work in flight, and nothing moves
@@ -82,6 +84,12 @@ class BackendState:
     restarts: int = 0
     ready_since: float | None = None
     served: int = 0  # requests this generation served
+    tokens: int = 0  # of the requests in flight: prompt and longest answer
+    capacity: int | None = None  # tokens of its KV cache, as this generation reported it
+    share: float = 1.0  # of slots and tokens that are given out: less while the server is congested
+    eased: float = 0.0  # when `share` last changed
+    failed_in_row: int = 0  # requests
+    on_trial: bool = False  # after its breaker was open: one request at a time until one succeeds
     stalled_s: float = 0.0  # how long it has had work without any progress, over all requests since the last progress
 
 
@@ -181,14 +189,46 @@ class DeadlineReached:
 
 
 @dataclass(frozen=True, slots=True)
+class Condemned:
+    """This generation cannot go on, though its leader has not ended: a worker of it was killed by the kernel."""
+
+    generation: int
+    cause: ExitCause
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceLost:
+    """A GPU it needs is gone."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What the server tells of its load. Counts are of this moment; `preempted` is new since the last time."""
+
+    generation: int
+    waiting: float
+    preempted: float
+    capacity: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LeaseAsked:
+    """`tokens`: prompt and longest answer; 0 where nobody counts."""
+
     job_id: str
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseEnded:
+    """`failed`: the backend is to blame; a client that left is neither served nor failed."""
+
     generation: int
     served: bool
+    tokens: int = 0
+    failed: bool = False
 
 
 Event = (
@@ -205,6 +245,9 @@ Event = (
     | Exited
     | TreeGone
     | Released
+    | Condemned
+    | DeviceLost
+    | Measured
     | DeadlineReached
     | LeaseAsked
     | LeaseEnded

@@ -90,6 +90,7 @@ class TreeUsage:
     rss: int
     swap: int
     cpu_s: float
+    mapped: int = 0  # of `rss`, pages of files: the kernel calls them available, although a mapped model is in use
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from supervisord.core import life
-from supervisord.core.exits import CauseKind, ExitCause
+from supervisord.core.exits import CIRCUMSTANCES, CauseKind, ExitCause
 from supervisord.core.job import FailureReason
 from supervisord.core.life import After, BackendState, LifePolicy, Outcome, Phase, StopStep
 from supervisord.core.restart import delay, exhausted, within_window
@@ -34,13 +34,24 @@ def start(state: BackendState, why: str, now: float) -> Outcome:
     generation = state.generation + 1
     starting = enter(state, Phase.STARTING, why, now)
     fresh = replace(
-        starting, generation=generation, in_flight=0, after=After.STAY, ready_since=None, served=0, stalled_s=0.0
+        starting,
+        generation=generation,
+        after=After.STAY,
+        ready_since=None,
+        served=0,
+        stalled_s=0.0,
+        in_flight=0,
+        tokens=0,
+        capacity=None,
+        share=1.0,
+        eased=now,
+        failed_in_row=0,
     )
     return fresh, (life.Spawn(generation, state.rung),)
 
 
 def forgiven(state: BackendState) -> BackendState:
-    return replace(state, failures=(), streak=0)
+    return replace(state, failures=(), streak=0, on_trial=False)
 
 
 def wind_down(state: BackendState, why: str, policy: LifePolicy, now: float) -> Outcome:
@@ -48,11 +59,19 @@ def wind_down(state: BackendState, why: str, policy: LifePolicy, now: float) -> 
     if state.phase in {Phase.DRAINING, Phase.STOPPING, Phase.UNKILLABLE}:
         return state, ()
     # The generation that is asked to go has not failed yet.
-    asked = replace(state, cause=None)
+    return _drain(replace(state, cause=None), why, policy, now)
+
+
+def retire(state: BackendState, cause: ExitCause, policy: LifePolicy, now: float) -> Outcome:
+    """End a serving generation that has proved no good, with what it has in flight finished."""
+    return _drain(replace(state, cause=cause, after=After.JUDGE), cause.summary, policy, now)
+
+
+def _drain(state: BackendState, why: str, policy: LifePolicy, now: float) -> Outcome:
     if state.phase in {Phase.READY, Phase.SUSPECT} and state.in_flight:
-        draining = enter(asked, Phase.DRAINING, why, now)
+        draining = enter(state, Phase.DRAINING, why, now)
         return replace(draining, deadline=now + policy.drain_s), ()
-    return terminate(asked, why, policy, now)
+    return terminate(state, why, policy, now)
 
 
 def terminate(state: BackendState, why: str, policy: LifePolicy, now: float) -> Outcome:
@@ -73,22 +92,40 @@ def condemn(state: BackendState, cause: ExitCause, reason: FailureReason, policy
     return stopping, (lost, *effects)
 
 
+def destroy(state: BackendState, cause: ExitCause, policy: LifePolicy, now: float) -> Outcome:
+    """Kill a tree that is broken already: being polite to it only takes time."""
+    lost = life.FailLeases(state.generation, _reason(cause), cause.summary)
+    stopping = enter(replace(state, cause=cause), Phase.STOPPING, cause.summary, now)
+    killed, effects = kill_rest(stopping, policy, now)
+    return killed, (lost, *effects)
+
+
+def blamed(state: BackendState, cause: ExitCause) -> BackendState:
+    """`state`, stopping, with the better known of two causes: a proof beats a circumstance, of equals the earlier."""
+    if state.cause is not None and (cause.kind in CIRCUMSTANCES or state.cause.kind not in CIRCUMSTANCES):
+        return state
+    return replace(state, cause=cause)
+
+
+def _reason(cause: ExitCause | None) -> FailureReason:
+    oom = cause is not None and cause.is_oom
+    return FailureReason.BACKEND_OUT_OF_MEMORY if oom else FailureReason.BACKEND_DIED
+
+
 def settle(state: BackendState, draw: float, policy: LifePolicy, now: float) -> Outcome:
     """What follows now that nothing is left of the generation."""
     settled, effects = _what_follows(state, draw, policy, now)
     if not state.in_flight:
         return settled, effects
     # Whoever still waits for its answer waits for nobody.
-    oom = state.cause is not None and state.cause.is_oom
-    reason = FailureReason.BACKEND_OUT_OF_MEMORY if oom else FailureReason.BACKEND_DIED
-    lost = life.FailLeases(state.generation, reason, state.reason or "its process is gone")
+    lost = life.FailLeases(state.generation, _reason(state.cause), state.reason or "its process is gone")
     return settled, (lost, *effects)
 
 
 def _what_follows(state: BackendState, draw: float, policy: LifePolicy, now: float) -> Outcome:
     match state.after:
         case After.STAY:
-            return enter(replace(state, in_flight=0), Phase.STOPPED, state.reason, now), ()
+            return enter(replace(state, in_flight=0, tokens=0), Phase.STOPPED, state.reason, now), ()
         case After.AGAIN:
             return start(state, state.reason, now)
         case After.JUDGE:
@@ -100,16 +137,19 @@ def _what_follows(state: BackendState, draw: float, policy: LifePolicy, now: flo
 def _judge(state: BackendState, draw: float, policy: LifePolicy, now: float) -> Outcome:
     """A generation ended unasked: once more, smaller, later, or not at all."""
     cause = state.cause or ExitCause(CauseKind.CRASH, "it ended, and nothing tells why")
-    counted = replace(_counted(state, policy, now), restarts=state.restarts + 1, in_flight=0, cause=cause)
+    ended = replace(state, restarts=state.restarts + 1, in_flight=0, tokens=0, cause=cause)
+    if cause.kind is CauseKind.DEVICE_LOST:  # no pause brings a GPU back within seconds, and no budget is to blame
+        return park(ended, cause.summary, policy, now), ()
+    counted = _counted(ended, policy, now)
     if cause.permanent:
         return enter(counted, Phase.PARKED, cause.summary, now), ()
     if cause.is_oom:
         if state.rung < policy.rungs:
             return start(replace(counted, rung=state.rung + 1), cause.summary, now)
-        return _parked(counted, f"{cause.summary}; no smaller footprint is left", policy, now), ()
+        return park(counted, f"{cause.summary}; no smaller footprint is left", policy, now), ()
     if exhausted(counted.failures, policy.restart):
         why = f"{len(counted.failures)} failures within {policy.restart.window_s:g} s; the last: {cause.summary}"
-        return _parked(counted, why, policy, now), ()
+        return park(counted, why, policy, now), ()
     waiting = enter(counted, Phase.BACKOFF, cause.summary, now)
     return replace(waiting, deadline=now + delay(counted.streak, draw, policy.restart)), ()
 
@@ -123,6 +163,6 @@ def _counted(state: BackendState, policy: LifePolicy, now: float) -> BackendStat
     return replace(state, failures=(*earlier, now), streak=1 if stable else state.streak + 1)
 
 
-def _parked(state: BackendState, why: str, policy: LifePolicy, now: float) -> BackendState:
+def park(state: BackendState, why: str, policy: LifePolicy, now: float) -> BackendState:
     parked = enter(state, Phase.PARKED, why, now)
     return replace(parked, deadline=now + policy.restart.rearm_after_s)

@@ -39,7 +39,7 @@ class JobQueue:
         self._jobs: dict[Key, Job] = {}
         self._keys: dict[str, Key] = {}
         self._arrivals = 0
-        self._lines: dict[str, list[Key]] = {}  # by model, each in order
+        self._lines: dict[str, list[Key]] = {}  # by route, each in order
         self._expiries: list[tuple[float, str]] = []  # a heap; entries of jobs long gone are dropped when met
 
     def __len__(self) -> int:
@@ -51,6 +51,10 @@ class JobQueue:
     def __iter__(self) -> Iterator[Job]:
         """Jobs in the order in which they would run if every backend could take any of them."""
         return iter([self._jobs[key] for key in self._order])
+
+    def limit_by(self, policy: QueuePolicy) -> None:
+        """Another policy for jobs that arrive from now on; those that wait keep their place."""
+        self._policy = policy
 
     @property
     def limit(self) -> int:
@@ -83,10 +87,10 @@ class JobQueue:
         key = self._keys.pop(job_id)
         job = self._jobs.pop(key)
         del self._order[bisect_left(self._order, key)]
-        line = self._lines[job.model]
+        line = self._lines[job.line]
         del line[bisect_left(line, key)]
         if not line:
-            del self._lines[job.model]
+            del self._lines[job.line]
         return job, key
 
     def first_of_each_model(self) -> list[Job]:
@@ -99,8 +103,14 @@ class JobQueue:
         """From 1; raises KeyError when it does not wait."""
         return bisect_left(self._order, self._keys[job_id]) + 1
 
-    def waiting_for(self, model: str) -> int:
-        return len(self._lines.get(model, ()))
+    def waiting_for(self, line: str) -> int:
+        """Jobs in the line of a route."""
+        return len(self._lines.get(line, ()))
+
+    def head(self, line: str) -> tuple[Job, Key] | None:
+        """The job that is next in the line of a route, and its key; None when nobody waits there."""
+        keys = self._lines.get(line)
+        return (self._jobs[keys[0]], keys[0]) if keys else None
 
     def expired(self, now: float) -> list[Job]:
         """Jobs that have waited for too long, longest overdue first. They stay until taken."""
@@ -130,7 +140,7 @@ class JobQueue:
         if job.id in self._keys:
             raise ValueError(f"job {job.id} waits already")
         insort(self._order, key)
-        insort(self._lines.setdefault(job.model, []), key)
+        insort(self._lines.setdefault(job.line, []), key)
         self._jobs[key] = job
         self._keys[job.id] = key
         if len(self._expiries) > 2 * len(self._jobs) + 64:  # jobs that ran leave theirs behind, for days at worst

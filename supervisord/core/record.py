@@ -84,6 +84,21 @@ class JobResult:
     output: bytes | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class FootprintRecord:
+    """What one configuration of a backend was seen to take. Bytes and seconds; `at` is seconds since the epoch.
+
+    `vram` is the peak of the whole tree over all its GPUs, `ram` the peak of its resident memory; None: not measured.
+    """
+
+    key: str  # a digest of everything in the configuration that decides the footprint, and of the rung
+    backend: str
+    at: float
+    vram: int | None = None
+    ram: int | None = None
+    load_s: float | None = None
+
+
 class EventKind(StrEnum):
     """The kinds of events an operator can follow."""
 
@@ -95,6 +110,10 @@ class EventKind(StrEnum):
     RUNG = "backend.rung"
     PRESSURE = "memory.pressure"
     EVICTED = "memory.evicted"
+    PLACED = "placement.admitted"
+    HELD = "placement.held"
+    SWAP = "placement.swap"
+    RELOAD = "config.reload"
     DISPATCH_PAUSED = "queue.paused"
     DISPATCH_RESUMED = "queue.resumed"
     RETRY = "job.retry"

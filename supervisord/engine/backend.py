@@ -2,103 +2,53 @@
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 
-from supervisord.core import ladder, life
+from supervisord.core import life
 from supervisord.core.errors import SpawnError
 from supervisord.core.exits import AskedFor, CauseKind, ExitCause, ExitEvidence, classify
-from supervisord.core.job import FailureReason
-from supervisord.core.life import ALIVE, BackendState, Phase, Want
-from supervisord.core.record import EventKind
+from supervisord.core.ladder import Footprint, Rung
+from supervisord.core.life import ALIVE, DOWN, BackendState, Phase, Want
+from supervisord.engine import telling
 from supervisord.engine.actor import BackendActor
 from supervisord.engine.generation import Generation
-from supervisord.engine.journal import Journal
 from supervisord.engine.launch import Launcher
-from supervisord.engine.tasks import Tasks
+from supervisord.engine.output import Output
+from supervisord.engine.remote import NoProcess
+from supervisord.engine.scale import Scale
 from supervisord.engine.watch import Watch
-from supervisord.ports import Clock, HealthProbe, KernelLog, ManagedProcess, ProcessHost
+from supervisord.engine.world import Hooks, World
+from supervisord.ports import ManagedProcess
 from supervisord.runtimes.base import BackendSpec, Runtime
+from supervisord.runtimes.registry import RUNTIMES
 
 LOG_LINES = 200  # of the log's end that the verdict on an exit looks at
 RELEASE_LIMIT_S = 30.0  # for the driver to give memory back after the last process ended; seen: 0.3 to 5 s
 RELEASE_POLL_S = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """The ports and owners that every backend shares."""
-
-    clock: Clock
-    processes: ProcessHost
-    probe: HealthProbe
-    kernel: KernelLog
-    tasks: Tasks
-    journal: Journal
-    released: Callable[[frozenset[int], float], bool]  # these pids hold no VRAM any more, measured since then
-    look_now: Callable[[], None]  # take a fresh sample of memory
-
-
-@dataclass(frozen=True, slots=True)
-class Hooks:
-    """Whom a backend tells: the dispatcher."""
-
-    granted: Callable[[str, str, int], None]  # job, backend, generation
-    refused: Callable[[str, str], None]  # job, backend
-    fail: Callable[[str, int, FailureReason, str], None]  # backend, generation: everything in flight there
-    changed: Callable[[str], None]
-
-
-class _Output:
-    """`ports.ProcessEvents` of one generation. Holds back an end that comes before the start has been told."""
-
-    def __init__(self, backend: "Backend", generation: Generation) -> None:
-        self._backend = backend
-        self._generation = generation
-        self._held: list[Callable[[], None]] | None = []
-
-    def exited(self, status: int) -> None:
-        self._tell(partial(self._backend.leader_exited, self._generation, status))
-
-    def tree_gone(self) -> None:
-        self._tell(partial(self._backend.tree_gone, self._generation))
-
-    def _tell(self, call: Callable[[], None]) -> None:
-        if self._held is None:
-            call()
-        else:
-            self._held.append(call)
-
-    def release(self) -> None:
-        """The start has been told."""
-        held, self._held = self._held, None
-        for call in held or ():
-            call()
-
-    def output(self, line: str) -> None:
-        self._backend.printed(self._generation, line)
+LATENCY_WEIGHT = 0.3  # of the newest request in the running mean of the time to the first byte
+NEVER_PARKED = 1_000_000  # failures: an address that is not ours may come back at any time, and costs nothing to ask
 
 
 class Backend:
     """One configured backend. Events go in by `post`; everybody else reads `state` and `generation`."""
 
-    def __init__(self, spec: BackendSpec, runtime: Runtime, world: World, hooks: Hooks) -> None:
+    def __init__(self, spec: BackendSpec, world: World, hooks: Hooks) -> None:
         self.spec = spec
-        self.runtime = runtime
+        self.runtime: Runtime = RUNTIMES[spec.runtime]
         self._world = world
         self._hooks = hooks
-        self._launcher = Launcher(spec, runtime, world.processes)
-        self._whole_context: int | None = None  # what the server takes by itself where no context is configured
-        self._rungs = self._useful_rungs()
+        self._launcher = Launcher(spec, self.runtime, world.processes)
+        self._scale = Scale(spec, self.runtime)
+        self._next: BackendSpec | None = None  # in force from the next start on
         self.generation: Generation | None = None
         self._last_words: list[str] = []  # of the generation before this one
         self.last_used = world.clock.monotonic()
         self.tokens_per_second: float | None = None
+        self.latency_s: float | None = None  # to the first byte, of late
         self.log_followers: set[Callable[[str], None]] = set()
         want = Want.UP if spec.autostart else Want.ON_DEMAND
         state = BackendState(want=want, since=world.clock.monotonic())
-        policy = replace(spec.life, rungs=len(self._rungs))
-        self._actor = BackendActor(state, policy, world.clock, self._perform, self._changed)
+        self._actor = BackendActor(state, self._life_policy(), world.clock, self._perform, self._changed)
 
     @property
     def name(self) -> str:
@@ -109,16 +59,60 @@ class Backend:
         return self._actor.state
 
     @property
-    def rungs(self) -> tuple[ladder.Rung, ...]:
-        return self._rungs
+    def policy(self) -> life.LifePolicy:
+        return self._actor.policy
 
-    def footprint_on(self, rung: int) -> ladder.Footprint:
+    @property
+    def known_context(self) -> int | None:
+        """Tokens one request may use here: as it said itself, else as configured; None while nobody knows."""
+        generation = self.generation
+        told = generation.identity.context_length if generation is not None else None
+        return told or self.footprint_on(self.state.rung).context or self._scale.whole_context
+
+    @property
+    def rungs(self) -> tuple[Rung, ...]:
+        return self._scale.rungs
+
+    def footprint_on(self, rung: int) -> Footprint:
         """The memory settings of a rung; 0 is as configured."""
-        return ladder.apply(self.spec.footprint, self._rungs, rung, trained_context=self._whole_context)
+        return self._scale.footprint_on(rung)
 
-    def _useful_rungs(self) -> tuple[ladder.Rung, ...]:
-        rungs = self.runtime.ladder if self.spec.rungs is None else self.spec.rungs
-        return ladder.useful_rungs(self.spec.footprint, rungs, trained_context=self._whole_context)
+    def _life_policy(self) -> life.LifePolicy:
+        policy = replace(self.spec.life, rungs=len(self._scale.rungs))
+        if not self.runtime.has_process:
+            policy = replace(policy, restart=replace(policy.restart, max_failures=NEVER_PARKED))
+        return policy
+
+    def reconfigure(self, spec: BackendSpec, *, restart: bool) -> None:
+        """Another description of the same backend: at once where nothing has to be started anew for it."""
+        self._next = spec
+        if not restart or self.state.phase in DOWN:
+            self._take_next()
+        if not restart:
+            return
+        why = "its configuration changed"
+        if self.state.want is Want.UP or self.state.phase is Phase.PARKED:
+            self.post(life.ResetAsked(why))
+        if self.state.want is Want.UP and self.state.phase not in DOWN:
+            self.post(life.RestartAsked(why))
+        if self.state.want is Want.ON_DEMAND:  # the next request loads it as it is then
+            self.post(life.StopAsked(why, Want.ON_DEMAND))
+
+    def _take_next(self) -> None:
+        if self._next is None:
+            return
+        self.spec, self._next = self._next, None
+        self.runtime = RUNTIMES[self.spec.runtime]
+        self._launcher = Launcher(self.spec, self.runtime, self._world.processes)
+        self._scale = Scale(self.spec, self.runtime)
+        self._actor.policy = self._life_policy()
+
+    def used(self, *, first_byte_s: float | None) -> None:
+        """A request ended here; `first_byte_s`: how long its first byte took, if it went well."""
+        self.last_used = self._world.clock.monotonic()
+        if first_byte_s is not None:
+            mean = self.latency_s
+            self.latency_s = first_byte_s if mean is None else mean + LATENCY_WEIGHT * (first_byte_s - mean)
 
     def post(self, event: life.Event) -> None:
         """Hand an event to the backend's inbox."""
@@ -143,10 +137,8 @@ class Backend:
             case life.Terminate(generation=number):
                 self._terminate(number)
             case life.Kill(generation=number):
-                if (process := self._process_of(number)) is not None:
-                    process.kill()
+                self._kill(number)
             case life.GrantLease(job_id=job_id, generation=number):
-                self.last_used = self._world.clock.monotonic()
                 self._hooks.granted(job_id, self.name, number)
             case life.RefuseLease(job_id=job_id):
                 self._hooks.refused(job_id, self.name)
@@ -154,33 +146,65 @@ class Backend:
                 self._hooks.fail(self.name, number, reason, detail)
 
     async def _spawn(self, number: int, rung: int) -> None:
-        clock = self._world.clock
-        footprint = self.footprint_on(rung)
-        generation = Generation(number, rung, footprint, self.spec.host, self.spec.port)
-        generation.last_bytes = clock.monotonic()
-        generation.oom_kills_before = self._world.kernel.oom_kills()
-        self._last_words = self.tail(LOG_LINES)
-        self.generation = generation
-        output = _Output(self, generation)
+        self._take_next()
+        generation = self._new_generation(number, rung)
+        output = Output(self, generation)
         try:
-            prepared = await self._launcher.prepare(number, footprint)
-            generation.port = prepared.port
-            generation.process = await self._world.processes.spawn(prepared.spec, output)
+            if not self.runtime.has_process:
+                generation.process = NoProcess(output)
+            elif not await self._spawn_process(generation, output):
+                left = ExitCause(CauseKind.ASKED, "it gave up its place before it started")
+                self.post(life.SpawnFailed(number, left, random.random()))  # noqa: S311 - jitter, not a secret
+                return
         except SpawnError as error:
             evidence = ExitEvidence(None, spawn_error=error.message, spawn_permanent=error.permanent)
-            cause = classify(evidence, self.runtime.signatures)
+            cause = classify(evidence, self.runtime.signatures(self.spec))
             self.post(life.SpawnFailed(number, cause, random.random()))  # noqa: S311 - jitter, not a secret
             return
         self.post(life.Spawned(number))
         output.release()
-        watch = Watch(self, generation, spec=self.spec, runtime=self.runtime, clock=clock, probe=self._world.probe)
+        watch = Watch(
+            self,
+            generation,
+            spec=self.spec,
+            runtime=self.runtime,
+            clock=self._world.clock,
+            probe=self._world.probe,
+            kernel=self._world.kernel,
+        )
         self._world.tasks.bounded(watch.run(), f"watch {self.name} {number}")
+
+    def _new_generation(self, number: int, rung: int) -> Generation:
+        address = self.runtime.address(self.spec, self.spec.port)
+        generation = Generation(number, rung, self.footprint_on(rung), address)
+        generation.last_bytes = generation.spawned = self._world.clock.monotonic()
+        generation.oom_kills_before = self._world.kernel.oom_kills()
+        self._last_words = self.tail(LOG_LINES)
+        self.generation = generation
+        return generation
+
+    async def _spawn_process(self, generation: Generation, output: Output) -> bool:
+        """False when its place was given up while it waited for it. Raises SpawnError."""
+        self._launcher.check()
+        if not await self._world.places.admit(self.name):
+            return False
+        prepared = await self._launcher.prepare(generation.number, generation.footprint)
+        generation.address, generation.stop, generation.spec = prepared.address, prepared.stop, prepared.spec
+        generation.spawned = self._world.clock.monotonic()
+        generation.process = await self._world.processes.spawn(prepared.spec, output)
+        return True
 
     def _process_of(self, number: int) -> ManagedProcess | None:
         generation = self.generation
         return generation.process if generation is not None and generation.number == number else None
 
+    def _kill(self, number: int) -> None:
+        self._world.places.give_up(self.name)
+        if (process := self._process_of(number)) is not None:
+            process.kill()
+
     def _terminate(self, number: int) -> None:
+        self._world.places.give_up(self.name)
         generation, process = self.generation, self._process_of(number)
         if generation is None or process is None:
             return
@@ -192,6 +216,17 @@ class Backend:
                 generation.asked = AskedFor.STALL
             case _:
                 generation.asked = AskedFor.STOP
+        if generation.stop:
+            self._world.tasks.bounded(self._stop_politely(generation, process), f"stop {self.name} {number}")
+        else:
+            process.terminate()
+
+    async def _stop_politely(self, generation: Generation, process: ManagedProcess) -> None:
+        """The configured stop command, then the signal that everybody understands."""
+        env = generation.spec.env if generation.spec is not None else {}
+        problem = await self._world.processes.run(generation.stop, env, self.spec.life.term_s)
+        if problem:
+            telling.stop_failed(self._world.journal, self.name, generation, problem)
         process.terminate()
 
     # --- what the process tells --------------------------------------------------------------------------------------
@@ -209,17 +244,22 @@ class Backend:
         """The verdict on an exit, from all that is known at this moment."""
         process = generation.process
         log = () if process is None else tuple(process.tail(LOG_LINES))
-        pids = frozenset({generation.pid or 0, *(generation.usage.pids if generation.usage else ())})
+        kills = self._oom_kills_since(generation)
         evidence = ExitEvidence(
             status,
             asked=generation.asked,
             was_ready=generation.was_ready,
             log=log,
-            kernel_oom_kills=self._oom_kills_since(generation),
-            kernel_named_us=self._world.kernel.named(pids) if status == -9 else None,
+            kernel_oom_kills=kills,
+            # Reading the kernel's log takes time: only where its counter says that there is something in it.
+            kernel_named_us=self._world.kernel.named(generation.pids) if kills or status == -9 else None,
         )
-        cause = classify(evidence, self.runtime.signatures)
-        self._tell_exit(generation, status, cause)
+        cause = classify(evidence, self.runtime.signatures(self.spec))
+        if cause.is_oom:
+            self._scale.learn_fitting(log)
+            self._actor.policy = self._life_policy()
+        telling.end(self._world.journal, self.name, generation, status=status, cause=cause, log_tail=self.tail(20))
+        self._world.observe(self.spec, generation)
         self.post(life.Exited(generation.number, cause))
 
     def _oom_kills_since(self, generation: Generation) -> int | None:
@@ -227,19 +267,6 @@ class Backend:
         if now is None or generation.oom_kills_before is None:
             return None
         return now - generation.oom_kills_before
-
-    def _tell_exit(self, generation: Generation, status: int, cause: ExitCause) -> None:
-        self._world.journal.tell(
-            EventKind.EXIT,
-            f"{self.name} ended: {cause.summary}",
-            backend=self.name,
-            generation=generation.number,
-            status=status,
-            cause=cause.kind.value,
-            permanent=cause.permanent,
-            evidence=list(cause.evidence),
-            log_tail=self.tail(20),
-        )
 
     def tree_gone(self, generation: Generation) -> None:
         """No process of the tree is left: from here on only its memory can be missing."""
@@ -249,7 +276,7 @@ class Backend:
     async def _await_release(self, generation: Generation) -> None:
         """Freed is what has been measured as free; a driver that tells nothing is not waited for."""
         clock = self._world.clock
-        pids = frozenset(generation.usage.pids if generation.usage else ()) | {generation.pid or 0}
+        pids = generation.pids
         gone_at = clock.monotonic()
         while not self._world.released(pids, gone_at) and clock.monotonic() < gone_at + RELEASE_LIMIT_S:
             generation.note = "waits for its VRAM to be measured free"
@@ -268,51 +295,32 @@ class Backend:
     def became_ready(self, generation: Generation) -> None:
         """The server answered, from a port of its own tree, and told who it is."""
         generation.was_ready = True
+        if generation.identity.quantization is None:
+            found = self._world.quantization(self.spec)
+            generation.identity = replace(generation.identity, quantization=found)
+        generation.loaded_in = self._world.clock.monotonic() - generation.spawned
+        self.last_used = self._world.clock.monotonic()
+        self._world.observe(self.spec, generation)
         if generation.rung == 0 and generation.identity.context_length is not None:
-            self._learn_context(generation.identity.context_length)
+            self._scale.learn_context(generation.identity.context_length)
+            self._actor.policy = self._life_policy()
         self.post(life.Answered(generation.number))
-
-    def _learn_context(self, tokens: int) -> None:
-        """Rungs that scale the context need one: what the server took by itself on rung 0 will do."""
-        self._whole_context = tokens
-        self._rungs = self._useful_rungs()
-        self._actor.policy = replace(self._actor.policy, rungs=len(self._rungs))
 
     # --- telling -----------------------------------------------------------------------------------------------------
 
     def _changed(self, before: BackendState, after: BackendState) -> None:
+        journal = self._world.journal
         if before.phase is not after.phase or before.generation != after.generation:
-            self._tell_phase(before, after)
+            telling.phase(journal, self.name, before, after)
         if before.rung != after.rung:
-            self._tell_rung(before, after)
+            name = self._scale.name_of(after.rung)
+            footprint = self.footprint_on(after.rung)
+            telling.rung(journal, self.name, before=before, after=after, now=footprint, described=name)
         # Leases come and go by the dispatcher's own doing: it knows.
-        if before.phase is not after.phase or before.want is not after.want or before.rung != after.rung:
+        if _shown(before) != _shown(after):
             self._hooks.changed(self.name)
 
-    def _tell_phase(self, before: BackendState, after: BackendState) -> None:
-        because = f": {after.reason}" if after.reason else ""
-        self._world.journal.tell(
-            EventKind.PHASE,
-            f"{self.name} is {after.phase}{because}",
-            backend=self.name,
-            generation=after.generation,
-            before=before.phase.value,
-            phase=after.phase.value,
-            rung=after.rung,
-            restarts=after.restarts,
-        )
 
-    def _tell_rung(self, before: BackendState, after: BackendState) -> None:
-        now = self.footprint_on(after.rung)
-        step = self._rungs[after.rung - 1].describe() if after.rung else "as configured"
-        self._world.journal.tell(
-            EventKind.RUNG,
-            f"{self.name} goes to rung {after.rung} ({step})",
-            backend=self.name,
-            generation=after.generation,
-            before=before.rung,
-            rung=after.rung,
-            context_tokens=now.context,
-            cache_type=now.cache_type,
-            gpu_layers=now.gpu_layers,
-        )
+def _shown(state: BackendState) -> tuple[object, ...]:
+    """What others go by, besides the slots that they were given themselves."""
+    return state.phase, state.want, state.rung, state.share, state.capacity, state.on_trial

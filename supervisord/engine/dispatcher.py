@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from supervisord.core import life
-from supervisord.core.dispatch import BackendView, Reject, Serve, Wait, Wake, choose
+from supervisord.core.dispatch import Reject, Serve, Wait, Wake, choose
 from supervisord.core.errors import (
     DeadlineExceededError,
     JobCancelledError,
@@ -15,8 +15,10 @@ from supervisord.core.errors import (
 )
 from supervisord.core.job import FailureReason, Job
 from supervisord.core.queue import JobQueue, Key
+from supervisord.core.routing import Routes
 from supervisord.engine.backend import Backend
 from supervisord.engine.generation import Generation
+from supervisord.engine.outlook import Outlook, Waker
 from supervisord.ports import Clock, Timer
 
 Failing = Callable[[FailureReason, str], None]
@@ -52,13 +54,9 @@ class Dispatcher:
     def __init__(self, queue: JobQueue, clock: Clock) -> None:
         self.queue = queue
         self._clock = clock
-        self._backends: dict[str, Backend] = {}
-        self._serving: dict[str, list[tuple[Backend, tuple[int, int]]]] = {}
-        self._models: dict[str, frozenset[str]] = {}
+        self.outlook = Outlook(queue)
         self._tickets: dict[str, Ticket] = {}
         self._leases: dict[str, Lease] = {}
-        self._paused: Mapping[str, str] = {}
-        self._held: Mapping[str, str] = {}
         self._pumping = False
         self._again = False
         self._timer: Timer | None = None
@@ -66,28 +64,30 @@ class Dispatcher:
         self._seconds_per_job: float | None = None
         self._returned: Callable[[], None] = _ignore
 
-    def serve_with(self, backends: Mapping[str, Backend], returned: Callable[[], None]) -> None:
-        """The backends there are, and whom to tell of each lease that ends; called once, before anything else."""
-        self._backends = dict(backends)
+    def serve_with(self, backends: Mapping[str, Backend], waker: Waker, returned: Callable[[], None]) -> None:
+        """The backends there are, who starts them, and whom to tell of each lease that ends; called once, first."""
+        self.outlook.over(backends, waker)
         self._returned = returned
-        for place, backend in enumerate(backends.values()):
-            self._models[backend.name] = frozenset(backend.spec.models)
-            for model in backend.spec.models:
-                # A higher priority goes before every place in the file.
-                self._serving.setdefault(model, []).append((backend, (-backend.spec.priority, place)))
+
+    def route_by(self, routes: Routes) -> None:
+        """From now on these are the models. Jobs that wait for one that is gone are refused."""
+        self.outlook.routes = routes
+        for ticket in list(self._tickets.values()):
+            try:
+                still = routes.named(ticket.job.model).name == ticket.job.line
+            except ModelNotFoundError:
+                still = False
+            if not still:
+                gone = f'The model "{ticket.job.model}" was removed or changed by a reload of the configuration.'
+                self._refuse(ticket, ModelNotFoundError(gone, param="model"))
+        self.pump()
 
     # --- the way in --------------------------------------------------------------------------------------------------
 
-    def require(self, model: str) -> None:
-        """Raises ModelNotFoundError for a model that nobody serves."""
-        if model not in self._serving:
-            raise ModelNotFoundError(
-                f'No backend serves the model "{model}". GET /v1/models lists those that are served.', param="model"
-            )
-
     def submit(self, job: Job) -> Ticket:
         """Queue a new job. Raises QueueFullError, or what makes serving it impossible now."""
-        choice = choose(job, self._views(job.model))
+        route = self.outlook.routes.named(job.model)
+        choice = choose(job, route, self.outlook.views(route, job))
         if isinstance(choice, Reject):
             raise choice.error
         self.queue.admit(job, seconds_per_job=self._seconds_per_job)
@@ -100,7 +100,7 @@ class Dispatcher:
         """End a lease whose attempt failed, and queue its job at the very place it had."""
         self.queue.put_back(job, lease.key)  # before the slot is free: nobody behind it may overtake
         ticket = self._issue(job)
-        self.give_back(lease, served=False)
+        self.give_back(lease, served=False, failed=True)
         self._arm()
         return ticket
 
@@ -118,6 +118,7 @@ class Dispatcher:
         ticket.lease.cancel()
         self._arm()
         self.pump()
+        self.outlook.waker.touch_if_waiting()
 
     # --- the way out -------------------------------------------------------------------------------------------------
 
@@ -139,29 +140,36 @@ class Dispatcher:
         ticket = self._tickets.get(job.id)
         if ticket is None or ticket.asked is not None:
             return
-        match choose(job, self._views(job.model)):
-            case Serve(backend=name):
+        route = self.outlook.routes.named(job.model)
+        match choose(job, route, self.outlook.views(route, job)):
+            case Serve(backend=name, wake=other):
                 ticket.asked = name
-                self._backends[name].post(life.LeaseAsked(job.id))
-            case Wake(backend=name):
+                self.outlook.backends[name].post(life.LeaseAsked(job.id, job.tokens))
+                if other:
+                    self._wake(other, job, modest=True)
+            case Wake(backend=name, modest=modest):
                 ticket.waits_for = f"{name} is being started"
-                self._backends[name].post(life.WakeAsked(f"needed by job {job.id}"))
+                self._wake(name, job, modest=modest)
             case Wait(why=why):
                 ticket.waits_for = why
             case Reject(error=error):
                 self._refuse(ticket, error)
 
+    def _wake(self, name: str, job: Job, *, modest: bool) -> None:
+        self.outlook.waker.wake(name, modest=modest, why=f"needed by job {job.id}")
+
     def granted(self, job_id: str, backend_name: str, generation: int) -> None:
         """A backend gave the slot that was asked for."""
-        backend = self._backends[backend_name]
+        backend = self.outlook.backends[backend_name]
         ticket = self._tickets.pop(job_id, None)
         if ticket is None:
+            # Its size is not known any more, and a slot without one is worth more than a budget that is exact.
             backend.post(life.LeaseEnded(generation, served=False))
             return
         job, key = self.queue.take(job_id)
         current = backend.generation
         if ticket.lease.done() or current is None:  # its client has left, and has not been told to us yet
-            backend.post(life.LeaseEnded(generation, served=False))
+            backend.post(life.LeaseEnded(generation, served=False, tokens=job.tokens))
             self.pump()
             return
         lease = Lease(job, backend, current, self._clock.monotonic(), key)
@@ -177,17 +185,19 @@ class Dispatcher:
             ticket.asked = None
             self.pump()  # another backend may have room
 
-    def give_back(self, lease: Lease, *, served: bool) -> None:
-        """End a lease; the slot is free for the next job."""
+    def give_back(self, lease: Lease, *, served: bool, failed: bool = False) -> None:
+        """End a lease; the slot is free for the next job. `failed`: the backend is to blame."""
         if self._leases.pop(lease.job.id, None) is not lease:
             return
         if served:
             seconds = self._clock.monotonic() - lease.granted
             mean = self._seconds_per_job
             self._seconds_per_job = seconds if mean is None else mean + PACE_WEIGHT * (seconds - mean)
-        lease.backend.post(life.LeaseEnded(lease.generation.number, served=served))
+        ended = life.LeaseEnded(lease.generation.number, served=served, tokens=lease.job.tokens, failed=failed)
+        lease.backend.post(ended)
         self._returned()
         self.pump()
+        self.outlook.waker.touch_if_waiting()
 
     def fail_leases(self, backend: str, generation: int, reason: FailureReason, detail: str) -> None:
         """End every attempt at a generation that will not answer any more."""
@@ -199,13 +209,14 @@ class Dispatcher:
 
     def pause(self, paused: Mapping[str, str]) -> None:
         """Dispatch nothing to these backends, for these reasons; replaces what was paused before."""
-        self._paused = dict(paused)
+        self.outlook.paused = dict(paused)
         self.pump()
 
-    def hold(self, held: Mapping[str, str]) -> None:
-        """Wake none of these backends, for these reasons; replaces what was held before."""
-        self._held = dict(held)
-        self.pump()
+    def close(self, closed: Mapping[str, str]) -> None:
+        """Dispatch nothing to these backends, which are to leave; replaces what was closed before."""
+        if closed != self.outlook.closed:
+            self.outlook.closed = dict(closed)
+            self.pump()
 
     def _expire(self) -> None:
         self._timer = self._timer_at = None
@@ -268,25 +279,7 @@ class Dispatcher:
 
     def paused_reason(self) -> str | None:
         """Why some backend gets no work; None when all do."""
-        return next(iter(self._paused.values()), None)
-
-    def _views(self, model: str) -> list[BackendView]:
-        return [self._view(backend, order) for backend, order in self._serving.get(model, ())]
-
-    def _view(self, backend: Backend, order: tuple[int, int]) -> BackendView:
-        state = backend.state
-        return BackendView(
-            name=backend.name,
-            models=self._models[backend.name],
-            phase=state.phase,
-            want=state.want,
-            reason=state.reason,
-            slots=backend.spec.slots,
-            in_flight=state.in_flight,
-            order=order,
-            paused=backend.name in self._paused,
-            held=self._held.get(backend.name, ""),
-        )
+        return next(iter(self.outlook.paused.values()), None)
 
 
 def _ignore() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from supervisord.core import life
 from supervisord.core.errors import (
@@ -21,14 +21,16 @@ from supervisord.core.errors import (
 )
 from supervisord.core.job import FailureReason, Job, JobStatus, Submission
 from supervisord.core.record import AttemptRecord, EventKind
+from supervisord.core.routing import Route
+from supervisord.engine.body import body_for, shaped
 from supervisord.engine.dispatcher import Dispatcher, Lease, Ticket, retried
 from supervisord.engine.journal import Journal
 from supervisord.engine.outcome import AttemptOutcome
+from supervisord.engine.patience import EVERY_S, FIRST_AFTER_S, PatientClient
 from supervisord.engine.records import Course, attempt_record, job_result
 from supervisord.engine.relay import Attempt, RelayPolicy
+from supervisord.engine.sizing import Sizing
 from supervisord.ports import Client, Clock, JobStore, Upstream, UpstreamRequest
-
-MAX_ATTEMPTS = 2  # the first, and one more: what fails twice is not bad luck
 
 _ERRORS: dict[FailureReason, type[AttemptFailedError]] = {
     FailureReason.BACKEND_UNREACHABLE: BackendUnreachableError,
@@ -60,6 +62,15 @@ _SUSPICIOUS = frozenset(
 )
 
 
+# What a backend is to blame for: its breaker counts these.
+_BLAMED = _SUSPICIOUS | {
+    FailureReason.BACKEND_OUT_OF_MEMORY,
+    FailureReason.BACKEND_PROTOCOL,
+    FailureReason.BACKEND_ERROR,
+    FailureReason.BACKEND_BUSY,
+}
+
+
 class Gateway:
     """Serves submissions. Each call is one job, from acceptance to its record."""
 
@@ -71,6 +82,7 @@ class Gateway:
         journal: Journal,
         clock: Clock,
         *,
+        sizing: Sizing,
         new_id: Callable[[], str],
         hardware: Callable[[], str],
         policy: GatewayPolicy,
@@ -80,10 +92,15 @@ class Gateway:
         self._store = store
         self._journal = journal
         self._clock = clock
+        self._sizing = sizing
         self._new_id = new_id
         self._hardware = hardware
         self._policy = policy
         self.closed = ""  # why nothing new is accepted; empty while everything is
+
+    def serve_by(self, policy: GatewayPolicy) -> None:
+        """Another policy for all requests from now on: the configuration was reloaded."""
+        self._policy = policy
 
     async def serve(self, submission: Submission, client: Client, announce: Callable[[str], None]) -> None:
         """Run a submission and answer `client`; `announce` gets the job's id as soon as there is one.
@@ -91,54 +108,91 @@ class Gateway:
         Raises SupervisorError when nothing has reached the client: the caller answers. Cancelling the call means that
         the client left: the job is withdrawn, or its attempt cut off, at once.
         """
-        self._dispatcher.require(submission.model)
-        job = self._new_job(submission)
+        route = self._dispatcher.outlook.routes.named(submission.model)
+        if not route.parameters.changes_nothing:
+            submission = shaped(route.parameters, submission)
+        job = self._new_job(submission, route)
         announce(job.id)
         course = Course(job, keep_prompt=self._policy.keep_prompts, keep_client=self._policy.keep_clients)
         if self.closed:
             raise DrainingError(self.closed, retry_after_s=5)
         self._store.put_job(course.record)  # raises before anything was accepted
+        patient = PatientClient(client) if submission.stream else None
         try:
-            ticket = self._dispatcher.submit(job)
-            await self._run(course, ticket, client)
+            course.job = await self._sized(job, route)
+            ticket = self._dispatcher.submit(course.job)
+            await self._run(course, ticket, client if patient is None else patient)
         except asyncio.CancelledError:
             self._dispatcher.withdraw(job.id)
             self._finish(course, *_as_left(course.outcome))
             raise
         except SupervisorError as error:
             self._finish(course, *_ending(error, course))
-            raise
+            if patient is None or not patient.begun:
+                raise
+            patient.fail(error)
         except Exception as error:
             self._finish(course, JobStatus.FAILED, FailureReason.INTERNAL, repr(error)[:300])
             raise
 
+    async def _sized(self, job: Job, route: Route) -> Job:
+        """The job with its size, where a backend's budget or context makes that matter."""
+        backends = self._dispatcher.outlook.backends_of(route)
+        if not self._sizing.needed(backends, job.submission):
+            return job
+        return replace(job, tokens=await self._sizing.tokens(route, backends, job.submission))
+
     async def _run(self, course: Course, ticket: Ticket, client: Client) -> None:
+        attempts = self._dispatcher.outlook.attempts_for(course.job)
         while True:
+            if isinstance(client, PatientClient) and not ticket.lease.done():
+                await self._wait_telling(course, ticket, client)
             lease = await self._lease(ticket)
             outcome = await self._try(course, lease, client)
             if outcome.status is not JobStatus.DONE and outcome.reason in _SUSPICIOUS:
                 # Its exit may not have been told yet: no job is sent to it before it answers a probe again.
                 lease.backend.post(life.ProbeMissed(lease.generation.number, outcome.detail))
-            if outcome.retriable and course.job.attempts < MAX_ATTEMPTS and not self.closed:
+            if outcome.retriable and course.job.attempts < attempts and not self.closed:
                 self._tell_retry(course, lease, outcome)
                 course.queued_at = self._clock.monotonic()
                 ticket = self._dispatcher.retry(lease, course.job)
                 continue
-            self._dispatcher.give_back(lease, served=outcome.status is JobStatus.DONE)
-            if outcome.status is JobStatus.DONE:
+            done = outcome.status is JobStatus.DONE
+            self._dispatcher.give_back(lease, served=done, failed=outcome.reason in _BLAMED)
+            if done:
                 self._finish(course, JobStatus.DONE, None, "")
             else:
                 self._answer_failure(course, outcome, client)
             return
 
+    async def _wait_telling(self, course: Course, ticket: Ticket, client: PatientClient) -> None:
+        """Returns once the wait is over, however; a stream that waits for long is told why."""
+        after = FIRST_AFTER_S
+        while True:
+            try:
+                await asyncio.wait((ticket.lease,), timeout=after)
+            except asyncio.CancelledError:
+                self._give_back_unused(ticket)
+                raise
+            if ticket.lease.done():
+                return
+            after = EVERY_S
+            position = self._dispatcher.position(ticket.job.id)
+            told = f"waiting position={position} {ticket.waits_for}".rstrip()
+            client.comment(told, (("x-job-id", course.job.id), ("x-request-id", course.job.id)))
+
     async def _lease(self, ticket: Ticket) -> Lease:
         try:
             return await ticket.lease
         except asyncio.CancelledError:
-            # The client may leave in the very turn in which the slot was given.
-            if ticket.lease.done() and not ticket.lease.cancelled() and ticket.lease.exception() is None:
-                self._dispatcher.give_back(ticket.lease.result(), served=False)
+            self._give_back_unused(ticket)
             raise
+
+    def _give_back_unused(self, ticket: Ticket) -> None:
+        """The client may leave in the very turn in which the slot was given."""
+        lease = ticket.lease
+        if lease.done() and not lease.cancelled() and lease.exception() is None:
+            self._dispatcher.give_back(lease.result(), served=False)
 
     def _answer_failure(self, course: Course, outcome: AttemptOutcome, client: Client) -> None:
         """The last attempt failed: pass on what the backend said, or say it ourselves; nothing if it was said."""
@@ -161,16 +215,18 @@ class Gateway:
         submission = course.job.submission
         with suppress(StoreUnavailableError):  # accepted already: it is served even if its record comes late
             self._store.put_attempt_started(course.job.id, number, backend.name, generation.number)
-        attempt = Attempt(client, generation, self._clock, self._policy.relay, stream=submission.stream)
+        body, hides = body_for(backend, submission)
+        attempt = Attempt(
+            client, generation, self._clock, self._policy.relay, stream=submission.stream, hide_usage=hides
+        )
         lease.fail = attempt.fail
         attempt.extra_headers = self._headers_of(course, lease)
         request = UpstreamRequest(
-            host=generation.host,
-            port=generation.port,
+            address=generation.address,
             method="POST",
             path=submission.endpoint,
             headers=_REQUEST_HEADERS,
-            body=submission.body,
+            body=body,
             idle_timeout_s=self._policy.idle_timeout_s,
         )
         outcome: AttemptOutcome | None = None
@@ -187,8 +243,10 @@ class Gateway:
             )
             course.job = retried(course.job, backend.name, now + self._policy.queue_timeout_s)
             self._store_attempt(course.attempt)
+            first, done = outcome.first_byte, outcome.status is JobStatus.DONE
+            backend.used(first_byte_s=first - lease.granted if done and first is not None else None)
             if left:
-                self._dispatcher.give_back(lease, served=outcome.status is JobStatus.DONE)
+                self._dispatcher.give_back(lease, served=done)
         if outcome.usage.tokens_per_second is not None:
             backend.tokens_per_second = outcome.usage.tokens_per_second
         return outcome
@@ -204,7 +262,7 @@ class Gateway:
 
     # --- records -----------------------------------------------------------------------------------------------------
 
-    def _new_job(self, submission: Submission) -> Job:
+    def _new_job(self, submission: Submission, route: Route) -> Job:
         now = self._clock.monotonic()
         waits = {FailureReason.QUEUE_TIMEOUT: self._policy.queue_timeout_s}
         if submission.patience_s is not None:
@@ -212,7 +270,7 @@ class Gateway:
         if submission.deadline_s is not None:
             waits[FailureReason.DEADLINE_EXCEEDED] = submission.deadline_s
         reason = min(waits, key=lambda r: waits[r])
-        return Job(self._new_id(), submission, now, self._clock.wall(), now + waits[reason], reason)
+        return Job(self._new_id(), submission, now, self._clock.wall(), now + waits[reason], reason, route=route.name)
 
     def _store_attempt(self, attempt: AttemptRecord) -> None:
         with suppress(StoreUnavailableError):  # the store tells of its trouble itself; the client is served

@@ -6,7 +6,8 @@ from supervisord.core.exits import AskedFor
 from supervisord.core.ladder import Footprint
 from supervisord.core.memory import TreeUsage
 from supervisord.core.record import Identity
-from supervisord.ports import ManagedProcess
+from supervisord.ports import ManagedProcess, ProcessSpec
+from supervisord.runtimes.base import Address
 
 
 @dataclass(slots=True)
@@ -16,13 +17,19 @@ class Generation:
     number: int
     rung: int
     footprint: Footprint
-    host: str
-    port: int
+    address: Address
     process: ManagedProcess | None = None
+    spec: ProcessSpec | None = None
+    stop: tuple[str, ...] = ()  # run before it is asked to end by a signal
     asked: AskedFor = AskedFor.NOTHING
     was_ready: bool = False
     identity: Identity = field(default_factory=Identity)
     usage: TreeUsage | None = None
+    seen: set[int] = field(default_factory=set)  # every process that was ever seen in its tree
+    spawned: float = 0.0
+    loaded_in: float | None = None  # seconds from its start until it was ready
+    peak_vram: int | None = None
+    peak_ram: int | None = None
     output_told: float = 0.0  # when output was last told as a sign of life
     last_bytes: float = 0.0  # when bytes of an answer last came from it
     slow_clients: int = 0  # attempts that wait for their client to read: the server may not send
@@ -30,5 +37,18 @@ class Generation:
     note: str = ""  # what its loading waits for, for people
 
     @property
+    def host(self) -> str:
+        return self.address.host
+
+    @property
+    def port(self) -> int:
+        return self.address.port
+
+    @property
     def pid(self) -> int | None:
-        return None if self.process is None else self.process.pid
+        return None if self.process is None else self.process.pid or None
+
+    @property
+    def pids(self) -> frozenset[int]:
+        """Every process that is or was part of it, as far as it was seen."""
+        return frozenset(self.seen | {self.pid or 0})

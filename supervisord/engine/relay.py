@@ -35,14 +35,21 @@ class Attempt:
     """
 
     def __init__(
-        self, client: Client, generation: Generation, clock: Clock, policy: RelayPolicy, *, stream: bool
+        self,
+        client: Client,
+        generation: Generation,
+        clock: Clock,
+        policy: RelayPolicy,
+        *,
+        stream: bool,
+        hide_usage: bool = False,
     ) -> None:
         self._client = client
         self._generation = generation
         self._clock = clock
         self._policy = policy
         self._stream = stream
-        self._watch = StreamWatch()
+        self._watch = StreamWatch(hide_usage=hide_usage)
         self._status: int | None = None
         self._headers: tuple[tuple[str, str], ...] = ()
         self._streaming = False

@@ -1,15 +1,14 @@
 """Sensors -> pressure -> first actions: under critical pressure dispatch pauses and idle backends leave."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from supervisord.core import life
 from supervisord.core.errors import SensorError
-from supervisord.core.life import Phase, Want
+from supervisord.core.life import DOWN, Phase, Want
 from supervisord.core.memory import (
-    GIB,
     Candidate,
     GpuReading,
     GpuSample,
@@ -24,13 +23,15 @@ from supervisord.core.memory import (
     choose_victim,
     next_poll,
 )
+from supervisord.core.placement import HOST, Pool
 from supervisord.core.record import EventKind
 from supervisord.engine.backend import Backend
 from supervisord.engine.dispatcher import Dispatcher
 from supervisord.engine.journal import Journal
+from supervisord.engine.pools import Holdings, HostShare, gpu_pool, host_pool, wanted_gpus
 from supervisord.ports import Clock, MemoryProbe
+from supervisord.runtimes.base import BackendSpec, RuntimeKind
 
-HOST = "host"
 SETTLE_S = 5.0  # after asking one backend to leave: its effect is measured before the next is asked
 
 
@@ -38,6 +39,7 @@ SETTLE_S = 5.0  # after asking one backend to leave: its effect is measured befo
 class MemoryLimits:
     vram: VramLimits = field(default_factory=VramLimits)
     host: HostLimits = field(default_factory=HostLimits)
+    host_share: HostShare = field(default_factory=HostShare)
 
 
 class Sampler:
@@ -60,7 +62,12 @@ class Sampler:
         self._hurry = asyncio.Event()
         self._left_at = -SETTLE_S
         self._paused: Mapping[str, str] = {}
-        self._held: Mapping[str, str] = {}
+        self.holdings: Holdings = {}
+        self.sampled: Callable[[], None] = _ignore  # told of each sample
+
+    def limit_by(self, limits: MemoryLimits) -> None:
+        """Other limits from now on: the configuration was reloaded."""
+        self._limits = limits
 
     def watch_over(self, backends: Mapping[str, Backend]) -> None:
         """The backends that may be asked to leave."""
@@ -71,7 +78,7 @@ class Sampler:
         while True:
             await self.sample()
             self._act()
-            self._unload_idle()
+            self.sampled()
             self._hurry.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._cadence()):
@@ -83,6 +90,7 @@ class Sampler:
         self._tell_sensor(reading)
         self.gpus = reading
         await self._sample_host()
+        self._measure_holdings()
         self.sampled_at = self._clock.monotonic()
         for gpu in reading.gpus:
             before = self.levels.get(gpu.uuid, Level())
@@ -133,7 +141,6 @@ class Sampler:
     def _act(self) -> None:
         critical = self._critical_pools()
         self._pause(critical)
-        self._hold()
         if critical and self._clock.monotonic() - self._left_at >= SETTLE_S:
             self._ask_one_to_leave(critical)
 
@@ -155,23 +162,9 @@ class Sampler:
             self._paused = paused
             self._dispatcher.pause(paused)
 
-    def _hold(self) -> None:
-        """Nothing is loaded into a pool that is short of memory already."""
-        full = {HOST: "the host is short of memory"} if self.level(HOST) is not Pressure.OK else {}
-        reserve = self._limits.vram.reserve
-        for gpu in self.gpus.gpus:
-            if gpu.state is not SensorState.OK:
-                full[gpu.uuid] = f"gpu{gpu.index} cannot be measured ({gpu.state})"
-            elif gpu.free < reserve or self.level(gpu.uuid) is not Pressure.OK:
-                full[gpu.uuid] = f"gpu{gpu.index} has {gpu.free / GIB:.1f} GiB free, and {reserve / GIB:.1f} stay free"
-        held = {b.name: full[pool] for b in self._backends.values() for pool in self._pools_of(b) if pool in full}
-        if held != self._held:
-            self._held = held
-            self._dispatcher.hold(held)
-
     def _ask_one_to_leave(self, critical: Mapping[str, str]) -> None:
         candidates = tuple(
-            Candidate(b.name, _is_idle(b), b.spec.priority, b.last_used)
+            Candidate(b.name, _is_idle(b), b.spec.priority, b.last_used, b.spec.pinned)
             for b in self._backends.values()
             if not critical.keys().isdisjoint(self._pools_of(b))
         )
@@ -183,20 +176,71 @@ class Sampler:
         self._journal.tell(EventKind.EVICTED, f"{victim} was asked to leave: {why}", backend=victim)
         self._backends[victim].post(life.StopAsked(f"left: {why}", Want.ON_DEMAND))
 
-    def _unload_idle(self) -> None:
-        now = self._clock.monotonic()
-        for backend in self._backends.values():
-            ttl = backend.spec.ttl_s
-            if ttl is not None and _is_idle(backend) and now - max(backend.last_used, backend.state.since) >= ttl:
-                backend.post(life.StopAsked(f"no work for {ttl:g} s", Want.ON_DEMAND))
+    # --- places ------------------------------------------------------------------------------------------------------
+
+    def pools(self) -> dict[str, Pool]:
+        """Every pool of memory, as it was sampled last."""
+        ours = frozenset(pid for b in self._backends.values() if b.generation for pid in b.generation.pids)
+        mapped = sum(b.generation.usage.mapped for b in self._backends.values() if b.generation and b.generation.usage)
+        held = sum(by_pool.get(HOST, 0) for by_pool in self.holdings.values())
+        limits = self._limits
+        host = host_pool(
+            self.host,
+            self.levels[HOST],
+            limits.host,
+            limits.host_share,
+            problem=self.host_problem,
+            mapped=mapped,
+            held=held,
+        )
+        gpus = (gpu_pool(g, self.levels.get(g.uuid, Level()), limits.vram, ours) for g in self.gpus.gpus)
+        return {HOST: host} | {pool.key: pool for pool in gpus}
+
+    def gpus_of(self, spec: BackendSpec) -> tuple[str, ...]:
+        """The UUIDs of the GPUs whose memory a backend uses; none for one that computes on the host."""
+        if spec.footprint.gpu_layers == 0 or spec.runtime is RuntimeKind.REMOTE:
+            return ()
+        if self.gpus.state is SensorState.ABSENT:
+            return ()
+        if not self.gpus.gpus:  # there are some, and the driver does not tell which
+            return spec.gpus or ("gpu",)
+        count = spec.vllm.tensor_parallel if spec.runtime is RuntimeKind.VLLM else None
+        return wanted_gpus(spec.gpus, count, self.gpus.gpus)
+
+    def totals(self, gpus: Sequence[str]) -> tuple[int, ...]:
+        """The sizes of these GPUs in bytes, as far as they are known."""
+        sizes = {g.uuid: g.total for g in self.gpus.gpus}
+        return tuple(sizes[uuid] for uuid in gpus if uuid in sizes)
+
+    @property
+    def vram_reserve(self) -> int:
+        """Bytes that stay free on each GPU."""
+        return self._limits.vram.reserve
+
+    def lost_gpus(self) -> dict[str, str]:
+        """UUIDs and labels of the GPUs that fell off the bus."""
+        return {g.uuid: f"gpu{g.index}" for g in self.gpus.gpus if g.state is SensorState.LOST}
+
+    def _measure_holdings(self) -> None:
+        """What each backend holds, from the very samples that say what is free."""
+        self.holdings = {b.name: self._held_by(b) for b in self._backends.values() if b.generation is not None}
+
+    def _held_by(self, backend: Backend) -> dict[str, int]:
+        generation = backend.generation
+        if generation is None or backend.state.phase in DOWN:
+            return {}
+        held = {HOST: generation.usage.rss} if generation.usage is not None else {}
+        for gpu in self.gpus.gpus:
+            used = sum(p.used or 0 for p in gpu.processes if p.pid in generation.pids)
+            if used:
+                held[gpu.uuid] = used
+        generation.peak_vram = _higher(generation.peak_vram, sum(used for pool, used in held.items() if pool != HOST))
+        generation.peak_ram = _higher(generation.peak_ram, held.get(HOST, 0))
+        return held
 
     def _pools_of(self, backend: Backend) -> Sequence[str]:
         """Where a backend's memory is: the host, and the GPUs it may use."""
-        wanted = backend.spec.gpus
-        if backend.spec.footprint.gpu_layers == 0:
-            return (HOST,)
-        used = [g.uuid for g in self.gpus.gpus if not wanted or str(g.index) in wanted or g.uuid in wanted]
-        return (HOST, *used)
+        return (HOST, *self.gpus_of(backend.spec)) if backend.runtime.has_process else ()
 
     # --- telling, and when to look again -----------------------------------------------------------------------------
 
@@ -258,6 +302,14 @@ class Sampler:
 
 def _vram_headroom(gpu: GpuSample, limits: VramLimits) -> int:
     return max(0, gpu.free - limits.critical_free)
+
+
+def _higher(peak: int | None, seen: int) -> int | None:
+    return max(peak or 0, seen) or None
+
+
+def _ignore() -> None:
+    return None
 
 
 def _is_idle(backend: Backend) -> bool:

@@ -8,17 +8,33 @@ from supervisord.core import life
 from supervisord.core.errors import DrainingError, NotFoundError
 from supervisord.core.job import FailureReason
 from supervisord.core.life import DOWN, Phase, Want
+from supervisord.core.placement import PlacementPolicy
 from supervisord.core.queue import JobQueue, QueuePolicy
 from supervisord.core.record import EventKind
-from supervisord.engine.backend import Backend, Hooks, World
+from supervisord.core.routing import Route, Routes
+from supervisord.engine.backend import Backend
 from supervisord.engine.dispatcher import Dispatcher
+from supervisord.engine.footprints import Footprints
 from supervisord.engine.gateway import Gateway, GatewayPolicy
 from supervisord.engine.journal import Journal
+from supervisord.engine.placer import Placer
 from supervisord.engine.sampler import MemoryLimits, Sampler
+from supervisord.engine.sizing import Sizing
 from supervisord.engine.tasks import Tasks
-from supervisord.ports import Clock, HealthProbe, JobStore, KernelLog, MemoryProbe, Notifier, ProcessHost, Upstream
+from supervisord.engine.world import Hooks, World
+from supervisord.ports import (
+    Clock,
+    HealthProbe,
+    JobStore,
+    KernelLog,
+    MemoryProbe,
+    ModelFiles,
+    Notifier,
+    ProcessHost,
+    Upstream,
+)
 from supervisord.runtimes.base import BackendSpec
-from supervisord.runtimes.registry import RUNTIMES
+from supervisord.runtimes.reload import ReloadReport, changes
 
 LAST_WORDS_S = 1.0  # for requests that are ended to tell their clients
 WATCHDOG_LAG_S = 5.0  # a loop that runs this late is not fed as healthy
@@ -35,6 +51,7 @@ class Ports:
     probe: HealthProbe
     memory: MemoryProbe
     kernel: KernelLog
+    files: ModelFiles
     store: JobStore
     upstream: Upstream
     notifier: Notifier
@@ -45,6 +62,9 @@ class Settings:
     """What the engine needs of the configuration."""
 
     backends: Sequence[BackendSpec]
+    routes: Sequence[Route]
+    default_route: str | None = None
+    placement: PlacementPolicy = field(default_factory=PlacementPolicy)
     queue: QueuePolicy = field(default_factory=QueuePolicy)
     memory: MemoryLimits = field(default_factory=MemoryLimits)
     gateway: GatewayPolicy = field(default_factory=GatewayPolicy)
@@ -61,12 +81,22 @@ class Supervisor:
         self.journal = Journal(ports.store, ports.clock)
         self.dispatcher = Dispatcher(JobQueue(settings.queue), ports.clock)
         self.sampler = Sampler(ports.memory, ports.clock, self.journal, self.dispatcher, settings.memory)
+        self.footprints = Footprints(ports.store, ports.files, ports.clock)
+        self.placer = Placer(
+            ports.clock,
+            self.journal,
+            sampler=self.sampler,
+            dispatcher=self.dispatcher,
+            footprints=self.footprints,
+            policy=settings.placement,
+        )
         self.gateway = Gateway(
             self.dispatcher,
             ports.upstream,
             ports.store,
             self.journal,
             ports.clock,
+            sizing=Sizing(ports.probe),
             new_id=new_id,
             hardware=self.sampler.hardware,
             policy=settings.gateway,
@@ -77,6 +107,11 @@ class Supervisor:
         self._hurry = False
         self._loops: list[asyncio.Task[None]] = []
         self.draining = False
+
+    @property
+    def routes(self) -> Routes:
+        """The models as clients see them."""
+        return self.dispatcher.outlook.routes
 
     def backend(self, name: str) -> Backend:
         """Raises NotFoundError."""
@@ -106,7 +141,8 @@ class Supervisor:
         recovery = await self.ports.store.open()
         tasks = self.tasks = Tasks(group)
         killed = await self.ports.processes.kill_leftovers()
-        world = World(
+        await self.footprints.open()
+        self._world = World(
             clock=self.ports.clock,
             processes=self.ports.processes,
             probe=self.ports.probe,
@@ -115,17 +151,24 @@ class Supervisor:
             journal=self.journal,
             released=self.sampler.released,
             look_now=self.sampler.look_now,
+            places=self.placer,
+            observe=self.footprints.observe,
+            quantization=self.footprints.quantization,
         )
-        hooks = Hooks(
+        self._hooks = Hooks(
             granted=self.dispatcher.granted,
             refused=self.dispatcher.refused,
             fail=self.dispatcher.fail_leases,
             changed=self._backend_changed,
         )
         for spec in self.settings.backends:
-            self.backends[spec.name] = Backend(spec, RUNTIMES[spec.runtime], world, hooks)
-        self.dispatcher.serve_with(self.backends, self._changed.set)
+            await self.footprints.look_at(spec)
+            self._backend_for(spec)
+        self.dispatcher.serve_with(self.backends, self.placer, self._changed.set)
+        self.dispatcher.route_by(Routes(self.settings.routes, self.settings.default_route))
         self.sampler.watch_over(self.backends)
+        self.sampler.sampled = self.placer.touch
+        self.placer.watch_over(self.backends)
         self.journal.tell(
             EventKind.DAEMON_STARTED,
             f"started with {len(self.backends)} backends",
@@ -141,7 +184,11 @@ class Supervisor:
     async def start(self) -> None:
         """Start what the configuration wants up, and what watches over it."""
         tasks = self.tasks
-        self._loops = [tasks.loop(self.sampler.run(), "sampler"), tasks.loop(self._feed_watchdog(), "watchdog")]
+        self._loops = [
+            tasks.loop(self.sampler.run(), "sampler"),
+            tasks.loop(self.placer.run(), "placer"),
+            tasks.loop(self._feed_watchdog(), "watchdog"),
+        ]
         for backend in self.backends.values():
             if backend.spec.autostart:
                 backend.post(life.StartAsked("configured to run"))
@@ -157,6 +204,56 @@ class Supervisor:
     async def run_until_stopped(self) -> None:
         """Returns once somebody asked to stop."""
         await self._stop.wait()
+
+    # --- another configuration ---------------------------------------------------------------------------------------
+
+    async def reload(self, settings: Settings) -> ReloadReport:
+        """Make `settings` the ones in force: backends that are not touched keep their process and their requests.
+
+        Returns once everything is decided, not once every changed backend is up again. Raises DrainingError.
+        """
+        made = changes(self.settings.backends, settings.backends)
+        for spec in (*made.added, *made.changed):
+            await self.footprints.look_at(spec)  # before anything is changed: a stop may overtake us only here
+        if self.draining:
+            raise DrainingError("The daemon is going down, and reads no configuration any more.")
+        self.settings = settings
+        self.dispatcher.queue.limit_by(settings.queue)
+        self.sampler.limit_by(settings.memory)
+        self.gateway.serve_by(settings.gateway)
+        self.placer.policy = settings.placement
+        added = [self._backend_for(spec) for spec in made.added]
+        self.dispatcher.route_by(Routes(settings.routes, settings.default_route))
+        for spec in made.adjusted:
+            self.backends[spec.name].reconfigure(spec, restart=False)
+        for spec in made.changed:
+            self.backends[spec.name].reconfigure(spec, restart=True)
+        for backend in added:
+            if backend.spec.autostart:
+                backend.post(life.StartAsked("added to the configuration"))
+        for spec in made.removed:
+            self.backends[spec.name].post(life.StopAsked("removed from the configuration", Want.DOWN))
+            self.tasks.bounded(self._forget(self.backends[spec.name]), f"forget {spec.name}")
+        self.placer.touch()
+        return ReloadReport.of(made)
+
+    def _backend_for(self, spec: BackendSpec) -> Backend:
+        """A new backend; or one that was removed and has not ended yet, to come back as described now."""
+        leaving = self.backends.get(spec.name)
+        if leaving is not None:
+            leaving.reconfigure(spec, restart=True)
+            return leaving
+        made = self.backends[spec.name] = Backend(spec, self._world, self._hooks)
+        return made
+
+    async def _forget(self, backend: Backend) -> None:
+        """Let a backend that is no longer configured finish, then drop it. One that was added again is another."""
+        limit = self.ports.clock.monotonic() + self._longest_stop()
+        while not _is_down(backend) and self.ports.clock.monotonic() < limit:
+            await self._wait_for_change(limit)
+        if self.backends.get(backend.name) is backend and backend.name not in {s.name for s in self.settings.backends}:
+            del self.backends[backend.name]
+            backend.close()
 
     # --- going down --------------------------------------------------------------------------------------------------
 
@@ -193,6 +290,7 @@ class Supervisor:
         """End what watches, kill what is left of any process, commit every record."""
         for loop in self._loops:
             loop.cancel()
+        self.placer.close()
         for backend in self.backends.values():
             backend.close()
         await self.ports.processes.close()
@@ -219,10 +317,13 @@ class Supervisor:
 
     def _backend_changed(self, name: str) -> None:
         self._changed.set()
-        backend = self.backends[name]
+        backend = self.backends.get(name)
+        if backend is None:
+            return
         if backend.state.phase is Phase.STOPPING and backend.generation is not None:
-            self.ports.upstream.forget(backend.generation.host, backend.generation.port)
+            self.ports.upstream.forget(backend.generation.address)
         self.dispatcher.pump()
+        self.placer.touch()
         self._tell_manager()
 
     def _tell_manager(self) -> None:

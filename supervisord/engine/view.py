@@ -1,16 +1,14 @@
 """What `supctl status` shows, as values: read from everybody, written by nobody."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from supervisord.core.life import Phase
 from supervisord.core.memory import GpuSample
+from supervisord.core.placement import HOST
 from supervisord.engine.backend import Backend
-from supervisord.engine.sampler import HOST
 from supervisord.engine.supervisor import Supervisor
+from supervisord.engine.view_pools import View, pools
 from supervisord.runtimes.base import BackendSpec
-
-View = Mapping[str, object]
 
 
 async def status(supervisor: Supervisor, *, version: str, listen: str, pid: int) -> View:
@@ -32,6 +30,7 @@ async def status(supervisor: Supervisor, *, version: str, listen: str, pid: int)
         "host": _host(supervisor, now),
         "gpu_sensor": {"state": supervisor.sampler.gpus.state.value, "problem": supervisor.sampler.gpus.problem},
         "gpus": [_gpu(supervisor, gpu, now) for gpu in supervisor.sampler.gpus.gpus],
+        "pools": pools(supervisor),
         "store": {
             "path": store.path,
             "size_bytes": store.size_bytes,
@@ -121,24 +120,26 @@ def backend_entry(supervisor: Supervisor, backend: Backend) -> View:
         "runtime": spec.runtime.value,
         "phase": state.phase.value,
         "want": state.want.value,
+        "standing": supervisor.placer.standing_of(backend).value if backend.runtime.has_process else None,
+        "held": supervisor.placer.held(backend.name),
         "since_s": now - state.since,
         "pid": generation.pid if generation is not None and has_process else None,
         "port": generation.port if generation is not None and has_process else None,
         "generation": state.generation,
-        "models": list(spec.models),
+        "models": [name for route in supervisor.routes.of_backend(backend.name) for name in route.names],
         "model": _label(spec),
         "quantization": identity.quantization if identity else None,
         "context_tokens": (identity.context_length if identity else None) or footprint.context,
         "context_reduced": footprint.context != backend.footprint_on(0).context,
         "slots": spec.slots,
         "in_flight": state.in_flight,
-        "queued": sum(supervisor.dispatcher.queue.waiting_for(model) for model in spec.models),
+        "queued": _queued(supervisor, backend.name),
         "tokens_per_second": backend.tokens_per_second,
         "restarts": state.restarts,
         "last_reason": state.cause.summary if state.cause else "",
         "rung": state.rung,
         "rungs": len(backend.rungs),
-        "note": _note(backend),
+        "note": _note(supervisor, backend),
         "rss_bytes": usage.rss if usage else None,
         "swap_bytes": usage.swap if usage else None,
         "vram_bytes": supervisor.sampler.vram_of(_pids(backend)) if has_process else None,
@@ -159,9 +160,17 @@ def _label(spec: BackendSpec) -> str:
     return spec.model.rpartition("/")[2]
 
 
-def _note(backend: Backend) -> str:
+def _queued(supervisor: Supervisor, name: str) -> int:
+    """Jobs that wait and that it could serve."""
+    queue = supervisor.dispatcher.queue
+    return sum(queue.waiting_for(route.name) for route in supervisor.routes.of_backend(name))
+
+
+def _note(supervisor: Supervisor, backend: Backend) -> str:
     """The one thing worth saying about a backend now."""
     state = backend.state
+    if held := supervisor.placer.held(backend.name):
+        return f"waits for its place: {held}"
     if state.phase is Phase.READY and state.rung:
         cause = state.cause.kind.value.replace("_", " ") if state.cause else "OOM"
         return f"rung {state.rung} after {cause}: {backend.rungs[state.rung - 1].describe()}"

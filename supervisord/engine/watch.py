@@ -4,13 +4,15 @@ from typing import Protocol
 
 from supervisord.core import life
 from supervisord.core.errors import ProbeError
+from supervisord.core.exits import CauseKind, ExitCause
 from supervisord.core.life import BackendState, Phase
 from supervisord.engine.generation import Generation
-from supervisord.ports import Clock, HealthProbe
-from supervisord.runtimes.base import BackendSpec, HttpAnswer, Readiness, Runtime
+from supervisord.ports import Clock, HealthProbe, KernelLog
+from supervisord.runtimes.base import BackendSpec, Counters, HttpAnswer, Readiness, Runtime
 
 LOADING_POLL_S = 0.08  # a server that became ready is noticed within 100 ms
 USAGE_EVERY_S = 2.0
+USAGE_WHILE_LOADING_S = 0.5  # a short load must not go by unmeasured: its peak is what is learned
 GROWTH = 1024 * 1024  # bytes of memory that count as a sign of loading: less is noise of the allocator
 
 
@@ -39,7 +41,11 @@ class Watch:
         runtime: Runtime,
         clock: Clock,
         probe: HealthProbe,
+        kernel: KernelLog,
     ) -> None:
+        self._kernel = kernel
+        self._oom_kills = generation.oom_kills_before
+        self._preemptions: float | None = None
         self._spec = spec
         self._runtime = runtime
         self._generation = generation
@@ -50,32 +56,47 @@ class Watch:
         self._rss = 0
         self._work: float | None = None
         self._bytes_at = generation.last_bytes
+        self._ready_path = runtime.ready_path(spec)
 
     async def run(self) -> None:
         """Returns once the generation has no process to be watched."""
         while self._backend.is_current(self._generation):
             if self._backend.state.phase is Phase.LOADING:
                 await self._look_at_loading()
-                await self._clock.sleep(LOADING_POLL_S)
+                await self._clock.sleep(self._loading_poll_s())
             else:
                 await self._look_at_service()
                 await self._clock.sleep(self._spec.probe_interval_s)
 
+    def _loading_poll_s(self) -> float:
+        return LOADING_POLL_S if self._runtime.has_process else self._spec.probe_interval_s
+
     async def _look_at_loading(self) -> None:
         await self._measure()
         try:
-            answer = await self._get(self._runtime.ready_path)
-        except ProbeError:
+            answer = await self._get(self._ready_path)
+        except ProbeError as error:
+            self._give_up(CauseKind.CRASH, error.message)
             return  # nobody listens yet
         if not self._backend.is_current(self._generation):
             return
-        match self._runtime.readiness(answer):
+        told = f"answers {self._ready_path} with status {answer.status}"
+        match self._runtime.readiness(self._spec, answer):
             case Readiness.READY:
                 await self._check_ready()
             case Readiness.LOADING:
                 self._generation.note = "loading the model"
+                self._give_up(CauseKind.CRASH, told)
             case Readiness.BROKEN:
-                self._generation.note = f"answers {self._runtime.ready_path} with status {answer.status}"
+                self._generation.note = told
+                self._give_up(CauseKind.CONFIGURATION, told)
+
+    def _give_up(self, kind: CauseKind, why: str) -> None:
+        """An address that is not ours does not serve, and is not starting: ask later, or not before it is mended."""
+        if self._runtime.has_process:
+            return
+        cause = ExitCause(kind, why, permanent=kind is CauseKind.CONFIGURATION)
+        self._backend.post(life.Exited(self._generation.number, cause))
 
     async def _check_ready(self) -> None:
         """An answer proves something only when it comes from our own tree."""
@@ -85,7 +106,9 @@ class Watch:
             return
         self._generation.note = ""
         self._generation.identity = self._runtime.identity(await self._identity_answers())
+        await self._measure(again=True)
         self._backend.became_ready(self._generation)
+        await self._look_at_load()
 
     async def _identity_answers(self) -> dict[str, HttpAnswer]:
         answers: dict[str, HttpAnswer] = {}
@@ -99,17 +122,18 @@ class Watch:
     async def _look_at_service(self) -> None:
         generation = self._generation
         try:
-            answer = await self._get(self._runtime.ready_path)
+            answer = await self._get(self._ready_path)
         except ProbeError as error:
             self._backend.post(life.ProbeMissed(generation.number, error.message))
         else:
-            if self._runtime.readiness(answer) is Readiness.READY:
+            if self._runtime.readiness(self._spec, answer) is Readiness.READY:
                 self._answered()
             else:
                 why = f"answered its probe with status {answer.status}"
                 self._backend.post(life.ProbeMissed(generation.number, why))
         if self._backend.state.in_flight:
             await self._look_for_progress()
+        self._look_at_kernel()
         await self._measure()
 
     def _answered(self) -> None:
@@ -119,37 +143,71 @@ class Watch:
     async def _look_for_progress(self) -> None:
         """Bytes that came for a client, else the server's own counters: a long prompt sends nothing for minutes."""
         generation = self._generation
-        if generation.last_bytes > self._bytes_at or generation.slow_clients:
+        flowing = generation.last_bytes > self._bytes_at or generation.slow_clients
+        if flowing:
             self._bytes_at = generation.last_bytes
             self._backend.post(life.Progressed(generation.number))
-            return
-        try:
-            counters = self._runtime.counters(await self._get(self._runtime.counters_path))
-        except ProbeError:
-            return
+            if not self._admits_by_load:
+                return
+        counters = await self._look_at_load()
         if counters is None:
             return
-        if self._work is not None and counters.work > self._work:
+        if self._work is not None and counters.work > self._work and not flowing:
             self._backend.post(life.Progressed(generation.number))
         self._work = counters.work
 
-    async def _measure(self) -> None:
+    @property
+    def _admits_by_load(self) -> bool:
+        """Whether what the server says of its load decides how much it is given: then it is always asked."""
+        return self._spec.slots > 1
+
+    async def _look_at_load(self) -> Counters | None:
+        """The server's own figures, for whoever hands out its slots; None where it tells none."""
+        if not self._runtime.counters_path:
+            return None
+        try:
+            counters = self._runtime.counters(await self._get(self._runtime.counters_path))
+        except ProbeError:
+            return None
+        if counters is not None and self._admits_by_load:
+            total = counters.preemptions or 0.0
+            new = 0.0 if self._preemptions is None else max(0.0, total - self._preemptions)
+            self._preemptions = total
+            told = life.Measured(self._generation.number, counters.waiting or 0.0, new, counters.kv_tokens)
+            self._backend.post(told)
+        return counters
+
+    def _look_at_kernel(self) -> None:
+        """A worker that the kernel killed for memory: its leader may go on as if nothing had happened."""
+        kills = self._kernel.oom_kills()
+        if kills is None or kills == self._oom_kills:
+            return
+        before, self._oom_kills = self._oom_kills, kills
+        if before is not None and self._kernel.named(self._generation.pids):
+            cause = ExitCause(
+                CauseKind.KERNEL_OOM,
+                "the kernel killed a process of it: host out of memory",
+                evidence=(f"/proc/vmstat oom_kill rose by {kills - before}", "the kernel log names one of its pids"),
+            )
+            self._backend.post(life.Condemned(self._generation.number, cause))
+
+    async def _measure(self, *, again: bool = False) -> None:
         """What the tree uses; memory that grows while loading is a sign that it loads."""
         now = self._clock.monotonic()
         process = self._generation.process
-        if process is None or now - self._usage_at < USAGE_EVERY_S:
+        every = USAGE_EVERY_S if self._backend.state.phase is Phase.READY else USAGE_WHILE_LOADING_S
+        if process is None or (now - self._usage_at < every and not again):
             return
         self._usage_at = now
         usage = await process.usage()
         if not usage.pids:
             return
         self._generation.usage = usage
+        self._generation.seen.update(usage.pids)
         if usage.rss > self._rss + GROWTH:
             self._rss = usage.rss
             if self._backend.state.phase is Phase.LOADING and self._backend.is_current(self._generation):
                 self._backend.post(life.Progressed(self._generation.number))
 
     async def _get(self, path: str) -> HttpAnswer:
-        return await self._probe.get(
-            self._generation.host, self._generation.port, path, timeout=self._spec.probe_timeout_s
-        )
+        return await self._probe.get(self._generation.address, path, timeout=self._spec.probe_timeout_s)

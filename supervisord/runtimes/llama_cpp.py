@@ -9,7 +9,17 @@ from typing import cast
 from supervisord.core.exits import CauseKind, Signature
 from supervisord.core.ladder import Footprint, Rung, Shrink
 from supervisord.core.record import Identity
-from supervisord.runtimes.base import BackendSpec, Counters, HttpAnswer, Launch, Readiness, RuntimeKind
+from supervisord.runtimes.base import (
+    Address,
+    BackendSpec,
+    Call,
+    Counters,
+    Counting,
+    HttpAnswer,
+    Launch,
+    Readiness,
+    RuntimeKind,
+)
 
 # A refused compute buffer is tried once more, smaller, and says so in a line of its own; what is refused before the
 # model is loaded (a warm-up) did not kill it either. Buffers called ..._Host are RAM, pinned where that succeeds.
@@ -67,11 +77,12 @@ class LlamaCpp:
     """`runtimes.base.Runtime` for llama-server. `/health` never asks the engine; the counters go through its queue."""
 
     kind = RuntimeKind.LLAMA_CPP
+    has_process = True
+    usage_on_request = False  # its last event always carries `timings`
     program = "llama-server"
-    ready_path = "/health"
+    asks_help = True
     counters_path = "/metrics"
     identity_paths: tuple[str, ...] = ("/props", "/v1/models")
-    signatures: tuple[Signature, ...] = _GPU_OOM + _HOST_OOM + _DEVICE_LOST + _CONFIGURATION
     ladder: tuple[Rung, ...] = (
         Rung(Shrink.CACHE_Q8),
         Rung(Shrink.CONTEXT, 0.75),
@@ -86,8 +97,23 @@ class LlamaCpp:
         flags = [*_always(spec, port), *_size(spec, footprint), *_only_if(offered), *_options(spec)]
         return Launch((*program, *flags, *spec.args), _environment(spec), spec.cwd)
 
-    def readiness(self, answer: HttpAnswer) -> Readiness:
+    def signatures(self, spec: BackendSpec) -> tuple[Signature, ...]:
+        """See `Runtime.signatures`."""
+        del spec
+        return _SIGNATURES
+
+    def address(self, spec: BackendSpec, port: int) -> Address:
+        """Plain HTTP on this machine."""
+        return Address(spec.host, port)
+
+    def ready_path(self, spec: BackendSpec) -> str:
+        """`/health`."""
+        del spec
+        return "/health"
+
+    def readiness(self, spec: BackendSpec, answer: HttpAnswer) -> Readiness:
         """200 is ready, 503 is loading; anything else is no llama-server."""
+        del spec
         match answer.status:
             case 200:
                 return Readiness.READY
@@ -122,6 +148,45 @@ class LlamaCpp:
             build=_text(props.get("build_info")),
             slots=_whole(props.get("total_slots")),
         )
+
+    def count(self, endpoint: str, body: bytes, model: str) -> Counting | None:
+        """A chat is rendered by `/apply-template`, then `/tokenize` counts."""
+        del model
+        if endpoint == "/v1/chat/completions":
+            return _count_chat(body)
+        return _count_text(body) if endpoint == "/v1/completions" else None
+
+    def fits(self, prompt_tokens: int, max_tokens: int | None, context: int) -> bool:
+        """An answer is cut short at the end of the context; only a prompt that leaves no room is refused."""
+        del max_tokens
+        return prompt_tokens < context
+
+    def context_hint(self, log: tuple[str, ...]) -> int | None:
+        """llama-server does not say what would fit."""
+        del log
+        return None
+
+
+def _count_chat(body: bytes) -> Counting:
+    request = _json(HttpAnswer(200, body))
+    asked = {name: request[name] for name in ("messages", "tools") if name in request}
+    rendered = yield Call("/apply-template", json.dumps(asked).encode())
+    prompt = _text(_json(rendered).get("prompt"))
+    return None if prompt is None else (yield from _count_prompt(prompt))
+
+
+def _count_text(body: bytes) -> Counting:
+    prompt = _json(HttpAnswer(200, body)).get("prompt")
+    return (yield from _count_prompt(prompt)) if isinstance(prompt, str) else None
+
+
+def _count_prompt(prompt: str) -> Counting:
+    asked = {"content": prompt, "add_special": True, "parse_special": True}
+    tokens = _json((yield Call("/tokenize", json.dumps(asked).encode()))).get("tokens")
+    return len(tokens) if isinstance(tokens, list) else None
+
+
+_SIGNATURES = _GPU_OOM + _HOST_OOM + _DEVICE_LOST + _CONFIGURATION
 
 
 def _always(spec: BackendSpec, port: int) -> list[str]:
@@ -158,6 +223,8 @@ def _options(spec: BackendSpec) -> list[str]:
         flags.append("--embeddings")
     if spec.chat_template_file:
         flags += ["--chat-template-file", spec.chat_template_file]
+    if spec.tensor_split:
+        flags += ["--tensor-split", ",".join(f"{share:g}" for share in spec.tensor_split)]
     return flags
 
 

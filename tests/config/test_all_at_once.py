@@ -9,7 +9,6 @@ from supervisord.config.problem import InvalidConfigurationError, Problem
 from tests.fakes.config_problems import AROUND, problems
 
 NOT_LOOPBACK = "is not loopback, and there are no passwords; use 127.0.0.1, with an authenticating proxy in front"
-RUNTIME_LATER = 'runtime "vllm" is not supported by this version; use llama.cpp'
 MANY = """\
 listen: 0.0.0.0:8411
 backends:
@@ -19,13 +18,19 @@ backends:
     port: 9000
   Other: {model: x, port: 9000, ladder: [{context: 1.0}]}
   extract-8b:
-    runtime: vllm
+    runtime: vlm
+    gpu_layers: 40
     memory: {vram: 14GB/s}
   none:
     port: 9000
     restart: {backoff: {base: 2h, cap: 1s}}
+  sglang: {runtime: sglang, aliases: [four], tp: 2, slots: 0}
 memory:
   vram: {tight: {free: 14GB/s}, critical: {free: 64GiB}}
+models:
+  chat: {backends: [llama3-70b, extract-8], set: {model: x}, max_tokens: {default: 8k, limit: 4k}}
+  many: {backends: []}
+routing: {default: fore}
 """
 
 
@@ -46,12 +51,27 @@ def test_all_problems_come_at_once_and_none_because_of_another() -> None:
         ),
         ("backends.Other.ladder[0]", "context 100% takes no less than the 100% before it", 7),
         ("backends.Other.port", taken, 7),
-        ("backends.extract-8b.runtime", RUNTIME_LATER, 9),
-        ("backends.none.model", "missing; give the path of a model file, or embedded for the small bundled one", 11),
-        ("backends.none.port", taken, 12),
-        ("backends.none.restart.backoff.base", '"2h" is out of range; write 10ms to 1h', 13),
+        ("backends.extract-8b.runtime", '"vlm" is not a runtime; did you mean "vllm"?', 9),
+        ("backends.extract-8b.gpu_layers", "does not apply to runtime vllm; it is a setting of llama.cpp", 10),
+        ("backends.extract-8b.memory.vram", '"14GB/s" is not a size; write 14GB or 14GiB', 11),
+        ("backends.extract-8b.model", "missing; give the folder of a model, or its name on a hub", 8),
+        ("backends.none.model", "missing; give the path of a model file, or embedded for the small bundled one", 12),
+        ("backends.none.port", taken, 13),
+        ("backends.none.restart.backoff.base", '"2h" is out of range; write 10ms to 1h', 14),
+        ("backends.sglang.runtime", '"sglang" is not a runtime; write llama.cpp, vllm, command or remote', 15),
+        # Which settings it has is not known, only that each runtime has slots.
+        ("backends.sglang.slots", '"0" is out of range; write 1 to 1024', 15),
         # Not that critical is above tight: what tight was meant to be is not known.
-        ("memory.vram.tight.free", '"14GB/s" is not a size; write 14GB or 14GiB', 15),
+        ("memory.vram.tight.free", '"14GB/s" is not a size; write 14GB or 14GiB', 17),
+        ("models.chat.backends[1]", 'there is no backend "extract-8"; did you mean "extract-8b"?', 19),
+        ("models.chat.max_tokens.default", "default (8k) must not be above limit (4k)", 19),
+        (
+            "models.chat.set.model",
+            '"model" cannot be changed here: the daemon or the client decides it; leave it out',
+            19,
+        ),
+        ("models.many.backends", "names no backend; a model needs at least one", 20),
+        ("routing.default", 'there is no model "fore"; did you mean "four"?', 21),
     ]
 
 

@@ -10,8 +10,9 @@ from supervisord.config.places import Surroundings, resolve
 from supervisord.core.ladder import Footprint, Rung, Shrink
 from supervisord.core.life import LifePolicy
 from supervisord.core.memory import HostLimits, VramLimits
+from supervisord.core.placement import PlacementPolicy
 from supervisord.core.restart import RestartPolicy
-from supervisord.runtimes.base import BackendSpec, RuntimeKind
+from supervisord.runtimes.base import BackendSpec, MemoryNeed, RuntimeKind
 
 USER = Surroundings({}, "/home/ada", root=False, folder="/srv/conf")
 ROOT = Surroundings({}, "/root", root=True, folder="/srv/conf")
@@ -40,6 +41,9 @@ memory:
     tight: {available: 20%, stall: 7%, swap_rate: 5MB/s}
     critical: {stall: 0.5, for: 3s}
     leave_after: 4s
+    reserve: 3GiB
+    limit: 48GiB
+  placement: {linger: 500ms}
 shutdown: {drain: 1m30s}
 backends:
   big.one-1:
@@ -47,12 +51,21 @@ backends:
     binary: bin/llama-server
     model: models/m.gguf
     aliases: [gpt-4o, big.one-1, gpt-4o]
+    upstream_model: llama
+    token_budget: 32k
     context: 16k
     cache_type: f16
     gpu_layers: 40
     batch: 512
     slots: 2
     gpus: [0, GPU-8f6b-1]
+    tensor_split: [3, 1.5]
+    memory: {vram: 14GiB, ram: 2GiB}
+    pinned: true
+    max_wait: 5s
+    min_residence: 6s
+    cpus: 0-3,16
+    numa_node: 1
     threads: 8
     embeddings: true
     chat_template: ~/t.jinja
@@ -84,6 +97,8 @@ def test_every_setting_arrives() -> None:
     assert dataclasses.astuple(held.store) == (PromptStorage.FULL, 172_800)
     assert held.memory.vram == VramLimits(2**30, 512 * 2**20, 0.07, 0, 2.0, 1.0)
     assert held.memory.host == HostLimits(0.2, 7.0, 5e6, 50.0, 3.0, 4.0)
+    assert (held.memory.host_reserve, held.memory.host_limit) == (3 * 2**30, 48 * 2**30)
+    assert held.memory.placement == PlacementPolicy(linger_s=0.5)
     assert held.drain_timeout == 90
     assert held.source == "/srv/conf/config.yaml"
     assert held.backends == (
@@ -92,6 +107,7 @@ def test_every_setting_arrives() -> None:
             runtime=RuntimeKind.LLAMA_CPP,
             model="/srv/conf/models/m.gguf",
             models=("big.one-1", "gpt-4o"),
+            upstream_model="llama",
             binary="/srv/conf/bin/llama-server",
             port=9001,
             footprint=Footprint(16_384, "f16", 40, 512),
@@ -102,6 +118,14 @@ def test_every_setting_arrives() -> None:
                 Rung(Shrink.GPU_LAYERS, 0.0),
             ),
             gpus=("0", "GPU-8f6b-1"),
+            tensor_split=(3.0, 1.5),
+            cpus=(0, 1, 2, 3, 16),
+            numa_node=1,
+            pinned=True,
+            memory=MemoryNeed(14 * 2**30, 2 * 2**30),
+            max_wait_s=5,
+            min_residence_s=6,
+            token_budget=32_768,
             threads=8,
             embeddings=True,
             chat_template_file="/home/ada/t.jinja",
@@ -110,7 +134,17 @@ def test_every_setting_arrives() -> None:
             cwd="/srv/conf",
             nice=-5,
             oom_score_adj=0,
-            life=LifePolicy(2, 60, 2, 3, 4, 5, 6, restart=RestartPolicy(2, 4, 3, 60, 5, 6)),
+            life=LifePolicy(
+                slots=2,
+                token_budget=32_768,
+                load_stall_s=60,
+                probe_hang_s=2,
+                progress_s=3,
+                drain_s=4,
+                term_s=5,
+                kill_s=6,
+                restart=RestartPolicy(2, 4, 3, 60, 5, 6),
+            ),
             autostart=False,
             ttl_s=1800,
             priority=-3,
@@ -126,6 +160,9 @@ def test_what_is_left_out_is_the_default_of_the_program() -> None:
     assert held.backends == (BackendSpec(name="a", runtime=RuntimeKind.LLAMA_CPP, model="/m.gguf", models=("a",)),)
     assert held.memory.vram == VramLimits()
     assert held.memory.host == HostLimits()
+    assert (held.memory.host_reserve, held.memory.host_limit) == (2 * 2**30, None)
+    assert held.memory.placement == PlacementPolicy()
+    assert held.default_route is None
     assert held.backends[0].life == LifePolicy()
 
 

@@ -1,7 +1,5 @@
 """Whatever becomes of a file, it is a Configuration or a list of problems, each with a path and a line of the file."""
 
-from pathlib import Path
-
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -9,15 +7,13 @@ from supervisord.config.model import Configuration
 from supervisord.config.parse import parse
 from supervisord.config.places import Surroundings
 from supervisord.config.problem import InvalidConfigurationError
+from tests.fakes.config_example import uncommented
 
-AROUND = Surroundings({"A": "1", "B": "x" * 50}, "/home/ada", root=False, folder="/etc/llm-supervisord")
-EXAMPLE = (Path(__file__).parents[2] / "etc" / "llm-supervisord.yaml").read_text()
-# Live settings instead of comments: mutations should hit what is read.
-LIVE = "\n".join(
-    line.replace("#", "", 1) if line.lstrip().startswith("#") and not line.lstrip().startswith("# ") else line
-    for line in EXAMPLE.splitlines()
-    if not line.lstrip().startswith("# ") and line.strip() != "#"
+AROUND = Surroundings(
+    {"A": "1", "B": "x" * 50, "CLOUD_KEY": "sk-1"}, "/home/ada", root=False, folder="/etc/llm-supervisord"
 )
+# Live settings instead of comments: mutations should hit what is read.
+LIVE = "\n".join(line for line in uncommented().splitlines() if line.strip() and not line.lstrip().startswith("#"))
 
 SCRAPS = (
     *(
@@ -55,6 +51,7 @@ SCRAPS = (
         "\r",
     ),
     *("\ufeff", "\x00", "0x", "1_0", "1e999", ".inf", "-", "~", "null", "yes", "=", "2020-01-01", "1:30", "embedded"),
+    *("runtime: vllm", "runtime: remote", "runtime: comand", "models:", "context: fitting", "${port}", "0-3,x", "-5%"),
     *('"\\ud800"', '"\\0"', '"\\U00110000"', "backends:", "model:", "ladder: [{}]", "vllm", "99999999999999999999"),
 )
 
@@ -91,7 +88,10 @@ values = st.recursive(
         st.lists(inner, max_size=3),
         st.dictionaries(
             st.sampled_from(
-                ["backends", "model", "memory", "vram", "ladder", "kv", "env", "listen", "runtime", "x", ""]
+                [
+                    *("backends", "model", "memory", "vram", "ladder", "kv", "env", "listen", "runtime", "x", ""),
+                    *("models", "set", "strip", "aliases", "last_resort", "signatures", "words", "command", "url", "a"),
+                ]
             ),
             inner,
             max_size=4,
@@ -133,8 +133,14 @@ def test_other_orders_of_the_example(text: str) -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.dictionaries(st.sampled_from(["backends", "memory", "listen", "log", "queue", "x"]), values, max_size=4))
+@given(
+    st.dictionaries(
+        st.sampled_from(["backends", "models", "memory", "listen", "log", "routing", "x"]), values, max_size=4
+    )
+)
 @example({"backends": {"a": {"runtime": ["vllm"]}}})
+@example({"backends": {"a": {"runtime": "comand", "signatures": [{}, {"words": 1}], "stop": "x"}}})
+@example({"models": {" ": {"set": {"model": 1}}, "a": 1}, "routing": {"default": "a"}})
 def test_any_values_in_any_place(document: dict[str, object]) -> None:
     check(as_yaml(document).encode(errors="replace"))
 

@@ -5,6 +5,8 @@ import pytest
 from supervisord.config.places import Surroundings
 from tests.fakes.config_problems import backend, problems
 
+OF_VLLM = "does not apply to runtime llama.cpp; it is a setting of vllm"
+
 # --- keys ------------------------------------------------------------------------------------------------------------
 
 
@@ -18,6 +20,10 @@ from tests.fakes.config_problems import backend, problems
         (backend("zebra: 1"), "backends.a.zebra", "unknown setting", 4),
         (backend("retention: 1d"), "backends.a.retention", "unknown setting here; it belongs in store", 4),
         (backend("listen: x"), "backends.a.listen", "unknown setting here; it belongs in the top level", 4),
+        (backend("mroe: 1"), "backends.a.mroe", "unknown setting", 4),
+        (backend("strategy: x"), "backends.a.strategy", "unknown setting here; it belongs in models.NAME", 4),
+        (backend("tensor_parallel: 2"), "backends.a.tensor_parallel", OF_VLLM, 4),
+        ("url: x\n", "url", "unknown setting here; it belongs in backends.NAME", 1),
         ("slots: 2\n", "slots", "unknown setting here; it belongs in backends.NAME", 1),
         ("kv: q8_0\n", "kv", "unknown setting here; it belongs in backends.NAME.ladder[0]", 1),
         (
@@ -54,7 +60,6 @@ def test_an_unknown_setting(text: str, where: str, message: str, line: int) -> N
 
 # --- values ----------------------------------------------------------------------------------------------------------
 
-RUNTIME_LATER = 'runtime "vllm" is not supported by this version; use llama.cpp'
 NOT_LOOPBACK = "is not loopback, and there are no passwords; use 127.0.0.1, with an authenticating proxy in front"
 NOT_ADDRESS = "is not an address; write host:port, such as 127.0.0.1:8411"
 
@@ -151,10 +156,6 @@ NOT_ADDRESS = "is not an address; write host:port, such as 127.0.0.1:8411"
             'backends."Big Model"',
             '"Big Model" cannot name a backend; use at most 63 of a-z 0-9 . _ - and begin with a-z or 0-9',
         ),
-        ("backends: {a: {runtime: vllm}}", "backends.a.runtime", RUNTIME_LATER),
-        ("backends: {a: {runtime: vllm, model: 3, url: x, slots: -1}}", "backends.a.runtime", RUNTIME_LATER),
-        ("backends: {a: {runtime: remote}}", "backends.a.runtime", RUNTIME_LATER.replace("vllm", "remote")),
-        ("backends: {a: {runtime: command}}", "backends.a.runtime", RUNTIME_LATER.replace("vllm", "command")),
     ],
 )
 def test_a_value(text: str, where: str, message: str) -> None:

@@ -1,6 +1,6 @@
 """What every JobStore promises: the one on disk and the one that stands in for it in tests."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,7 @@ from supervisord.core.errors import ConflictError, InvalidRequestError, StateFol
 from supervisord.core.job import FailureReason, JobStatus
 from supervisord.core.record import EventKind
 from supervisord.ports import DayCounts, JobFilter, JobStore
-from tests.fakes.records import a_job, a_result, an_attempt, an_event, job_id
+from tests.fakes.records import a_footprint, a_job, a_result, an_attempt, an_event, job_id
 from tests.fakes.store import MemoryStore
 
 NOW = 2000.0
@@ -281,6 +281,34 @@ async def test_an_event_is_read_back_as_it_was_put(store: JobStore) -> None:
     )
 
 
+# --- footprints ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["in one group", "in groups of their own"])
+async def test_the_last_footprint_of_a_configuration_is_known(store: JobStore, apart: bool) -> None:
+    assert await store.footprints() == []
+    unmeasured = a_footprint("b", vram=None, ram=None, load_s=None)
+    for footprint in (a_footprint("c"), unmeasured, a_footprint("c", vram=80 * 2**30, at=1001.0), a_footprint("a")):
+        store.put_footprint(footprint)
+        if apart:
+            await store.flush()
+    known = [a_footprint("a"), unmeasured, a_footprint("c", vram=80 * 2**30, at=1001.0)]
+    assert await store.footprints() == known
+
+
+async def test_footprints_are_known_in_a_later_life(
+    kind: str, make: Callable[[bool], JobStore], store: JobStore
+) -> None:
+    store.put_footprint(a_footprint("a"))
+    await store.close()
+    later = store if kind == "memory" else make(True)
+    await later.open()
+    try:
+        assert await later.footprints() == [a_footprint("a")]
+    finally:
+        await later.close()
+
+
 # --- open, recover, close --------------------------------------------------------------------------------------------
 
 
@@ -330,13 +358,21 @@ async def test_a_closed_store_refuses_everything_and_may_be_closed_again(store: 
         lambda: store.put_attempt(an_attempt(1)),
         lambda: store.put_result(a_result(1)),
         lambda: store.put_event(an_event("x")),
+        lambda: store.put_footprint(a_footprint("x")),
     ]
     for put in puts:
         with pytest.raises(StoreUnavailableError, match="closed"):
             put()
     with pytest.raises(StoreUnavailableError, match="closed"):
         await store.flush()
-    for query in (store.job("x"), store.jobs(JobFilter()), store.events(after=None, limit=1), store.counts_since(0)):
+    queries: list[Awaitable[object]] = [
+        store.job("x"),
+        store.jobs(JobFilter()),
+        store.events(after=None, limit=1),
+        store.counts_since(0),
+        store.footprints(),
+    ]
+    for query in queries:
         with pytest.raises(StoreUnavailableError, match="closed"):
             await query
     assert "closed" in store.state().problem

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from supervisord.core import life
-from supervisord.core.backend import step
+from supervisord.core.backend import room, step
 from supervisord.core.exits import CauseKind, ExitCause
 from supervisord.core.job import FailureReason
 from supervisord.core.life import After, BackendState, Effect, LifePolicy, Phase, StopStep, Want
@@ -490,3 +490,312 @@ def test_who_waits_on_a_server_that_ran_out_of_memory_is_told_so(ready: Story) -
     ready.tell(life.LeaseAsked("a"))
     lost = life.FailLeases(1, FailureReason.BACKEND_OUT_OF_MEMORY, OOM.summary)
     assert ready.dies(OOM)[0] == lost
+
+
+# --- tokens in flight ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def roomy() -> Story:
+    """Ready, with more slots than tokens for them."""
+    story = Story(LifePolicy(slots=10, token_budget=1000))
+    story.tell(life.StartAsked("x"))
+    story.becomes_ready()
+    return story
+
+
+def granted(story: Story, tokens: int) -> bool:
+    foreseen = room(story.state, story.policy, tokens)
+    (effect,) = story.tell(life.LeaseAsked("job", tokens))
+    assert isinstance(effect, life.GrantLease) is foreseen
+    return foreseen
+
+
+def test_tokens_bound_what_is_in_flight(roomy: Story) -> None:
+    assert granted(roomy, 600)
+    assert not granted(roomy, 401)
+    assert granted(roomy, 400)
+    assert not granted(roomy, 1)
+    assert granted(roomy, 0), "nobody counted its tokens"
+    roomy.tell(life.LeaseEnded(1, served=True, tokens=600))
+    assert roomy.state.tokens == 400
+    assert granted(roomy, 600)
+
+
+def test_a_request_beyond_the_whole_budget_goes_alone(roomy: Story) -> None:
+    assert granted(roomy, 5000)
+    assert not granted(roomy, 1)
+    roomy.tell(life.LeaseEnded(1, served=False, tokens=5000))
+    assert (roomy.state.tokens, granted(roomy, 1), granted(roomy, 5000)) == (0, True, False)
+
+
+def test_nothing_stays_held_when_nothing_is_in_flight(roomy: Story) -> None:
+    granted(roomy, 600)
+    roomy.tell(life.LeaseEnded(1, served=True, tokens=100))
+    assert roomy.state.tokens == 0
+    granted(roomy, 100)
+    granted(roomy, 100)
+    roomy.tell(life.LeaseEnded(1, served=True, tokens=900))
+    assert roomy.state.tokens == 0
+
+
+def test_the_servers_own_capacity_is_the_budget_where_none_is_configured(ready: Story) -> None:
+    granted(ready, 900)
+    assert granted(ready, 900), "nothing is known"
+    ready.tell(life.LeaseEnded(1, served=True, tokens=900))
+    ready.tell(life.Measured(1, waiting=0, preempted=0, capacity=1000))
+    assert not granted(ready, 101)
+    ready.tell(life.Measured(1, waiting=0, preempted=0))
+    assert ready.state.capacity == 1000, "it said nothing this time"
+    ready.tell(life.Measured(1, waiting=0, preempted=0, capacity=1001))
+    assert granted(ready, 101)
+
+
+def test_a_configured_budget_beats_what_the_server_reports(roomy: Story) -> None:
+    roomy.tell(life.Measured(1, waiting=0, preempted=0, capacity=100_000))
+    granted(roomy, 600)
+    assert not granted(roomy, 401)
+
+
+def test_a_new_generation_holds_nothing_and_has_told_nothing(roomy: Story) -> None:
+    granted(roomy, 600)
+    roomy.tell(life.Measured(1, waiting=0, preempted=0, capacity=500))
+    roomy.passes(5)
+    roomy.tell(life.Measured(1, waiting=3, preempted=0), life.LeaseEnded(1, served=False, failed=True))
+    roomy.tell(life.RestartAsked("again"))
+    roomy.dies(ASKED)
+    told = roomy.state
+    assert (told.tokens, told.capacity, told.share, told.eased, told.failed_in_row) == (0, None, 1.0, roomy.now, 0)
+
+
+# --- congestion ------------------------------------------------------------------------------------------------------
+
+
+def measured(story: Story, after: float, *, waiting: float = 0.0, preempted: float = 0.0) -> float:
+    story.passes(after)
+    story.tell(life.Measured(story.generation, waiting, preempted))
+    return story.state.share
+
+
+@pytest.mark.parametrize("sign", ["waiting", "preempted"])
+def test_a_congested_server_gets_less_at_once_and_more_again_slowly(roomy: Story, sign: str) -> None:
+    assert measured(roomy, 2.0, **{sign: 1.0}) == pytest.approx(0.7)
+    assert measured(roomy, 1.9, **{sign: 1.0}) == pytest.approx(0.7), "the step before has not shown yet"
+    assert measured(roomy, 0.1, **{sign: 1.0}) == pytest.approx(0.49)
+    assert measured(roomy, 9.9) == pytest.approx(0.49)
+    assert measured(roomy, 0.1) == pytest.approx(0.59)
+    assert measured(roomy, 9.9) == pytest.approx(0.59)
+    assert measured(roomy, 0.1) == pytest.approx(0.69)
+    for _ in range(4):
+        measured(roomy, 10.0)
+    assert roomy.state.share == 1.0
+
+
+def test_a_share_is_of_slots_and_of_tokens(roomy: Story) -> None:
+    measured(roomy, 2.0, waiting=1)
+    assert granted(roomy, 600)
+    assert not granted(roomy, 101)
+    assert granted(roomy, 100)
+    roomy.tell(life.LeaseEnded(1, served=True, tokens=100), life.LeaseEnded(1, served=True, tokens=600))
+    assert [granted(roomy, 0) for _ in range(8)] == [True] * 7 + [False]
+
+
+def test_congestion_never_brings_it_to_a_standstill(roomy: Story) -> None:
+    for _ in range(20):
+        measured(roomy, 2.0, preempted=5)
+    assert roomy.state.share == pytest.approx(0.1)
+    assert granted(roomy, 1000)
+    assert not granted(roomy, 0)
+    measured(roomy, 9.0, waiting=1)
+    assert measured(roomy, 9.0) == pytest.approx(0.1), "calm counts from the last sign of congestion"
+
+
+def test_a_suspect_is_measured_too_and_others_are_not(roomy: Story) -> None:
+    roomy.tell(life.ProbeMissed(1, "late"))
+    assert measured(roomy, 2.0, waiting=1) == pytest.approx(0.7)
+    roomy.tell(life.StopAsked("enough", Want.DOWN))
+    assert measured(roomy, 2.0, waiting=1) == pytest.approx(0.7)
+
+
+# --- the breaker -----------------------------------------------------------------------------------------------------
+
+FAILED = life.LeaseEnded(1, served=False, failed=True)
+LEFT = life.LeaseEnded(1, served=False)
+
+
+@pytest.fixture
+def remote() -> Story:
+    story = Story(LifePolicy(slots=4, breaker=3, restart=RestartPolicy(max_failures=9)))
+    story.tell(life.WakeAsked("job 1"))
+    story.becomes_ready()
+    return story
+
+
+def test_failures_in_a_row_open_the_breaker_and_what_is_in_flight_may_finish(remote: Story) -> None:
+    for job in "abcd":
+        remote.tell(life.LeaseAsked(job))
+    remote.tell(FAILED, FAILED)
+    assert remote.tell(FAILED) == ()
+    assert (remote.state.phase, remote.state.reason) == (Phase.DRAINING, "3 requests failed in a row")
+    assert remote.tell(life.LeaseAsked("e")) == (life.RefuseLease("e"),)
+    assert remote.tell(life.LeaseEnded(1, served=True)) == (life.Terminate(1),)
+    remote.dies(ASKED)
+    assert (remote.state.phase, remote.state.reason) == (Phase.BACKOFF, "3 requests failed in a row")
+    assert remote.state.cause == ExitCause(CauseKind.CRASH, "3 requests failed in a row")
+    assert remote.state.deadline == remote.now + DRAW
+
+
+@pytest.mark.parametrize("suspect", [True, False])
+def test_an_idle_backend_whose_breaker_opens_goes_at_once(remote: Story, *, suspect: bool) -> None:
+    remote.tell(*[life.LeaseAsked("a"), FAILED] * 2, life.LeaseAsked("a"))
+    if suspect:
+        remote.tell(life.ProbeMissed(1, "late"))
+    assert remote.tell(FAILED) == (life.Terminate(1),)
+    assert remote.state.after is After.JUDGE
+
+
+def test_a_success_between_them_closes_the_count_and_a_client_that_left_is_neither(remote: Story) -> None:
+    for last in (life.LeaseEnded(1, served=True), LEFT, FAILED):
+        remote.tell(*[life.LeaseAsked("a"), FAILED] * 2, life.LeaseAsked("a"), last)
+        if last is LEFT:
+            assert (remote.state.phase, remote.state.failed_in_row) == (Phase.READY, 2)
+            remote.tell(life.LeaseAsked("a"), life.LeaseEnded(1, served=True))
+    assert remote.state.phase is Phase.STOPPING
+
+
+def on_trial(remote: Story) -> Story:
+    remote.tell(*[life.LeaseAsked("a"), FAILED] * 3)
+    remote.dies(ASKED)
+    remote.deadline_passes()
+    remote.becomes_ready()
+    assert remote.state.on_trial
+    return remote
+
+
+def test_after_its_breaker_one_request_at_a_time_until_one_succeeds(remote: Story) -> None:
+    trial = on_trial(remote)
+    assert granted(trial, 0)
+    assert not granted(trial, 0)
+    trial.tell(life.LeaseEnded(2, served=False))
+    assert trial.state.on_trial, "a client that left has proved nothing"
+    granted(trial, 0)
+    trial.tell(life.LeaseEnded(2, served=True))
+    assert [granted(trial, 0) for _ in range(5)] == [True] * 4 + [False]
+
+
+def test_a_failure_on_trial_is_enough_and_pauses_grow(remote: Story) -> None:
+    trial = on_trial(remote)
+    granted(trial, 0)
+    assert trial.tell(life.LeaseEnded(2, served=False, failed=True)) == (life.Terminate(2),)
+    trial.dies(ASKED)
+    assert (trial.state.phase, trial.state.deadline) == (Phase.BACKOFF, trial.now + 2 * DRAW)
+    assert trial.state.reason == "a request failed, the one it was tried with"
+    trial.deadline_passes()
+    trial.becomes_ready()
+    assert trial.state.on_trial
+
+
+@pytest.mark.parametrize("event", [life.ResetAsked("corrected"), life.RestartAsked("corrected")])
+def test_an_operator_who_has_corrected_it_ends_the_trial(remote: Story, event: life.Event) -> None:
+    trial = on_trial(remote)
+    trial.tell(event)
+    assert not trial.state.on_trial
+
+
+def test_without_a_breaker_failures_are_only_counted(ready: Story) -> None:
+    ready.tell(*[life.LeaseAsked("a"), FAILED] * 50)
+    assert (ready.state.phase, ready.state.failed_in_row) == (Phase.READY, 50)
+    ready.tell(life.LeaseAsked("a"), life.LeaseEnded(1, served=True))
+    assert ready.state.failed_in_row == 0
+
+
+# --- a broken tree, a lost device ------------------------------------------------------------------------------------
+
+WORKER = ExitCause(CauseKind.KERNEL_OOM, "VLLM::Worker was killed by the kernel: host out of memory")
+KILLED = ExitCause(CauseKind.KILLED, "killed from outside by signal 9 (SIGKILL)")
+
+
+def test_a_tree_that_lost_a_worker_is_killed_at_once_and_goes_down_the_ladder(ready: Story) -> None:
+    ready.tell(life.LeaseAsked("a"))
+    assert ready.tell(life.Condemned(1, WORKER)) == (
+        life.FailLeases(1, FailureReason.BACKEND_OUT_OF_MEMORY, WORKER.summary),
+        life.Kill(1),
+    )
+    ready.tell(life.LeaseEnded(1, served=False, failed=True))
+    assert ready.dies(KILLED) == (life.Spawn(2, 1),)
+    assert ready.state.cause == WORKER
+
+
+def test_a_tree_that_is_broken_otherwise_died(ready: Story) -> None:
+    lost, _ = ready.tell(life.Condemned(1, CRASH))
+    assert lost == life.FailLeases(1, FailureReason.BACKEND_DIED, CRASH.summary)
+    ready.dies(KILLED)
+    assert (ready.state.phase, ready.state.reason) == (Phase.BACKOFF, CRASH.summary)
+
+
+def test_a_worker_lost_while_it_stops_ends_the_politeness_and_nothing_else(ready: Story) -> None:
+    ready.tell(life.StopAsked("enough", Want.DOWN))
+    assert ready.tell(life.Condemned(1, WORKER)) == (life.Kill(1),)
+    assert ready.tell(life.Condemned(1, WORKER)) == ()
+    ready.dies(KILLED)
+    assert (ready.state.phase, ready.state.cause) == (Phase.STOPPED, WORKER)
+
+
+def test_a_drain_whose_tree_breaks_does_what_it_was_for(ready: Story) -> None:
+    ready.tell(life.LeaseAsked("a"), life.RestartAsked("again"), life.Condemned(1, CRASH))
+    assert ready.dies(KILLED)[-1] == life.Spawn(2, 0)
+
+
+def test_a_lost_device_parks_and_burns_no_backoff(ready: Story) -> None:
+    ready.tell(life.LeaseAsked("a"))
+    assert ready.tell(life.DeviceLost("gpu0 is lost")) == (
+        life.FailLeases(1, FailureReason.BACKEND_DIED, "gpu0 is lost"),
+        life.Kill(1),
+    )
+    ready.tell(life.LeaseEnded(1, served=False))
+    ready.dies(OOM)
+    assert (ready.state.phase, ready.state.reason, ready.state.failures) == (Phase.PARKED, "gpu0 is lost", ())
+    assert ready.state.cause == ExitCause(CauseKind.DEVICE_LOST, "gpu0 is lost")
+    assert ready.state.deadline == ready.now + ready.policy.restart.rearm_after_s
+    parked = ready.state
+    ready.tell(life.DeviceLost("gpu0 is still lost"))
+    assert ready.state is parked
+
+
+def test_the_word_of_the_process_on_its_device_counts_the_same(ready: Story) -> None:
+    ready.dies(ExitCause(CauseKind.DEVICE_LOST, "the GPU was lost: Xid 79"))
+    assert (ready.state.phase, ready.state.failures) == (Phase.PARKED, ())
+
+
+@pytest.mark.parametrize("want", [Want.UP, Want.ON_DEMAND])
+def test_what_sleeps_is_parked_too_when_its_device_is_lost(story: Story, want: Want) -> None:
+    story.state = replace(story.state, want=want)
+    story.tell(life.DeviceLost("gpu0 is lost"))
+    assert (story.state.phase, story.state.deadline) == (Phase.PARKED, story.now + story.policy.restart.rearm_after_s)
+    assert story.tell(life.WakeAsked("job 1")) == ()
+
+
+def test_what_an_operator_stopped_stays_stopped_whatever_happens_to_its_device(ready: Story) -> None:
+    ready.tell(life.LeaseAsked("a"), life.StopAsked("enough", Want.DOWN), life.DeviceLost("gpu0 is lost"))
+    ready.dies(KILLED)
+    assert ready.state.phase is Phase.STOPPED
+    stopped = ready.state
+    ready.tell(life.DeviceLost("gpu0 is lost"))
+    assert ready.state is stopped
+
+
+def test_a_device_lost_during_a_stop_ends_the_politeness_and_the_way_back(ready: Story) -> None:
+    ready.tell(life.RestartAsked("again"))
+    assert ready.tell(life.DeviceLost("gpu0 is lost")) == (life.Kill(1),)
+    assert ready.tell(life.DeviceLost("gpu0 is lost")) == ()
+    ready.dies(KILLED)
+    assert ready.state.phase is Phase.PARKED
+
+
+def test_a_process_stuck_in_the_driver_is_parked_once_it_is_gone(ready: Story) -> None:
+    ready.tell(life.Exited(1, CRASH))
+    ready.deadline_passes()
+    ready.tell(life.DeviceLost("gpu0 is lost"))
+    assert ready.state.phase is Phase.UNKILLABLE
+    ready.tell(life.TreeGone(1), life.Released(1, DRAW))
+    assert (ready.state.phase, ready.state.reason) == (Phase.PARKED, "gpu0 is lost")

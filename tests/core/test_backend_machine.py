@@ -21,14 +21,15 @@ from hypothesis.stateful import (
 )
 
 from supervisord.core import life
-from supervisord.core.backend import step
-from supervisord.core.dispatch import BackendView, Reject, Serve, Wait, Wake, choose
+from supervisord.core.backend import room, step
+from supervisord.core.dispatch import BackendView, Outlook, Reject, Serve, Wait, Wake, choose
 from supervisord.core.errors import QueueFullError
 from supervisord.core.exits import CauseKind, ExitCause
 from supervisord.core.job import TERMINAL, Job, JobEvent, JobStatus, Priority, Submission, advance
 from supervisord.core.life import BackendState, LifePolicy, Phase, Want
 from supervisord.core.queue import JobQueue, Key, QueuePolicy
 from supervisord.core.restart import RestartPolicy
+from supervisord.core.routing import Route, Strategy
 
 CAUSES = [
     ExitCause(CauseKind.CRASH, "crash"),
@@ -36,15 +37,20 @@ CAUSES = [
     ExitCause(CauseKind.CONFIGURATION, "cannot heal", permanent=True),
     ExitCause(CauseKind.ASKED, "stopped as asked"),
 ]
-BACKENDS = {"left": frozenset({"a", "b"}), "right": frozenset({"b"})}
+ROUTES = {
+    "a": Route(("a",), ("left",)),
+    "b": Route(("b",), ("left", "right")),
+    "c": Route(("c",), ("right",), last_resort=("left",)),
+}
+BACKENDS = ("left", "right")
 POLICIES = {
     "left": LifePolicy(slots=1, rungs=1, restart=RestartPolicy(max_failures=2)),
-    "right": LifePolicy(slots=2, rungs=0, restart=RestartPolicy(max_failures=3)),
+    "right": LifePolicy(slots=3, token_budget=100, breaker=2, restart=RestartPolicy(max_failures=3)),
 }
 QUEUE_LIMIT = 4
 
 causes = st.sampled_from(CAUSES)
-names = st.sampled_from(sorted(BACKENDS))
+names = st.sampled_from(BACKENDS)
 draws = st.floats(0.0, 0.999)
 
 
@@ -53,6 +59,7 @@ class Process:
     """What is really there of one generation."""
 
     generation: int
+    placed: bool = True  # placement has let it begin
     spawning: bool = True
     leader: bool = False
     tree: bool = False
@@ -60,7 +67,7 @@ class Process:
 
 
 def spawning(process: Process) -> bool:
-    return process.spawning
+    return process.spawning and (process.placed or process.ends)  # a start that is given up may still be on its way
 
 
 def leading(process: Process) -> bool:
@@ -83,6 +90,10 @@ class Side:
     state: BackendState = field(default_factory=BackendState)
     process: Process | None = None
     paused: bool = False
+    crowded: bool = False  # there is no place for it
+    held: str = ""  # and nobody makes room
+    modest: bool = False
+    latency_s: float | None = None
     stopped_by_operator: bool = False
 
     def told_to_end(self, generation: int) -> None:
@@ -109,6 +120,7 @@ class World(RuleBasedStateMachine):
         self.arrivals = 0
         self.inbox: deque[tuple[str, life.Event]] = deque()
         self.seen: set[Phase] = set()
+        self.routes = ROUTES
 
     # --- the engine, in small ----------------------------------------------------------------------------------------
 
@@ -131,16 +143,29 @@ class World(RuleBasedStateMachine):
             assert after.deadline >= self.now, "a deadline in the past"
         assert after.generation - before.generation == sum(isinstance(e, life.Spawn) for e in effects)
         for effect in effects:
+            if isinstance(effect, life.GrantLease):
+                self.check_room(name, before, after)
             self.perform(side, effect)
+
+    def check_room(self, name: str, before: BackendState, after: BackendState) -> None:
+        """One is always served; more only within what there is of slots and tokens."""
+        policy = POLICIES[name]
+        assert before.phase is Phase.READY
+        if before.in_flight:
+            assert not before.on_trial
+            assert after.in_flight <= policy.slots * before.share
+            assert after.tokens <= (policy.token_budget or before.capacity or 10**9) * before.share
 
     def perform(self, side: Side, effect: life.Effect) -> None:
         match effect:
             case life.Spawn(generation=number):
                 assert side.process is None, "a generation starts while there is a process of an earlier one"
                 assert not side.stopped_by_operator, "started although an operator stopped it"
-                side.process = Process(number)
+                side.process = Process(number, placed=not side.crowded)
             case life.Terminate() | life.Kill():
                 side.told_to_end(effect.generation)
+                if side.process is not None and not side.process.placed:
+                    side.process.ends = True
             case life.GrantLease(job_id=job_id, generation=number):
                 self.granted(side, job_id, number)
             case life.RefuseLease():
@@ -150,7 +175,7 @@ class World(RuleBasedStateMachine):
 
     def fail_leases(self, side: Side, number: int) -> None:
         for lease in [r for r in self.running.values() if (r.backend, r.generation) == (side.name, number)]:
-            self.end_lease(lease, served=False, again=True)
+            self.end_lease(lease, served=False, failed=True, again=True)
 
     def granted(self, side: Side, job_id: str, number: int) -> None:
         assert side.process is not None
@@ -160,7 +185,7 @@ class World(RuleBasedStateMachine):
         self.move(job_id, JobEvent.STARTED)
         self.running[job_id] = Running(job, key, side.name, number)
 
-    def end_lease(self, lease: Running, *, served: bool, again: bool = False) -> None:
+    def end_lease(self, lease: Running, *, served: bool, failed: bool = False, again: bool = False) -> None:
         del self.running[lease.job.id]
         if served:
             self.move(lease.job.id, JobEvent.SUCCEEDED)
@@ -170,7 +195,8 @@ class World(RuleBasedStateMachine):
             self.queue.put_back(replace(lease.job, attempts=lease.job.attempts + 1, avoid=tried), lease.key)
         else:
             self.move(lease.job.id, JobEvent.FAILED)
-        self.post(lease.backend, life.LeaseEnded(lease.generation, served=served))
+        tokens = lease.job.tokens
+        self.post(lease.backend, life.LeaseEnded(lease.generation, served=served, tokens=tokens, failed=failed))
 
     def move(self, job_id: str, event: JobEvent) -> None:
         self.status[job_id] = advance(self.status[job_id], event)
@@ -184,16 +210,15 @@ class World(RuleBasedStateMachine):
 
     def place(self, job: Job) -> bool:
         """Whether the queue moved."""
-        match choose(job, [self.view(side, order) for order, side in enumerate(self.sides.values())]):
-            case Serve(backend=name):
-                self.post(name, life.LeaseAsked(job.id))
+        match choose(job, self.routes[job.model], [self.view(side, job.tokens) for side in self.sides.values()]):
+            case Serve(backend=name, wake=besides):
+                if besides:
+                    self.wake(besides, modest=True)
+                self.post(name, life.LeaseAsked(job.id, job.tokens))
                 assert job.id in self.running, "a backend with room refuses"
                 return True
-            case Wake(backend=name):
-                self.post(name, life.WakeAsked(job.id))
-                assert self.sides[name].state.phase is Phase.STARTING, (
-                    "a wake that does nothing would be asked for ever"
-                )
+            case Wake(backend=name, modest=modest):
+                self.wake(name, modest=modest)
                 return False
             case Wait():
                 return False
@@ -202,24 +227,42 @@ class World(RuleBasedStateMachine):
                 self.move(job.id, JobEvent.FAILED)
                 return True
 
-    def view(self, side: Side, order: int) -> BackendView:
+    def wake(self, name: str, *, modest: bool) -> None:
+        side = self.sides[name]
+        assert modest or side.modest or side.state.phase is Phase.STOPPED, "it would be asked for ever"
+        if side.state.phase is Phase.STOPPED or not modest:
+            side.modest = modest
+        self.post(name, life.WakeAsked("a job"))
+        assert side.state.phase is Phase.STARTING, "a wake that does nothing would be asked for ever"
+
+    def view(self, side: Side, tokens: int) -> BackendView:
         state = side.state
+        waits = state.phase is Phase.STARTING and side.process is not None and not side.process.placed
         return BackendView(
             name=side.name,
-            models=BACKENDS[side.name],
             phase=state.phase,
             want=state.want,
             reason=state.reason,
             slots=POLICIES[side.name].slots,
             in_flight=state.in_flight,
-            order=order,
+            room=room(state, POLICIES[side.name], tokens),
             paused=side.paused,
+            held=side.held if waits else "",
+            waits_for_place=waits,
+            modest=side.modest and waits,
+            failing=state.failed_in_row > 0 or state.on_trial,
+            latency_s=side.latency_s,
         )
 
     # --- clients -----------------------------------------------------------------------------------------------------
 
-    @rule(model=st.sampled_from(["a", "b"]), priority=st.sampled_from(Priority), patience=st.sampled_from([5.0, 900.0]))
-    def submit(self, model: str, priority: Priority, patience: float) -> None:
+    @rule(
+        model=st.sampled_from(sorted(ROUTES)),
+        priority=st.sampled_from(Priority),
+        patience=st.sampled_from([5.0, 900.0]),
+        tokens=st.sampled_from([0, 40, 60, 500]),
+    )
+    def submit(self, model: str, priority: Priority, patience: float, tokens: int) -> None:
         self.arrivals += 1
         job = Job(
             id=f"job-{self.arrivals}",
@@ -227,6 +270,7 @@ class World(RuleBasedStateMachine):
             arrived=self.now,
             submitted_at=0.0,
             expires=self.now + patience,
+            tokens=tokens,
         )
         if len(self.queue) >= QUEUE_LIMIT:  # what is put back counts too, and is never turned away
             with pytest.raises(QueueFullError):
@@ -248,21 +292,22 @@ class World(RuleBasedStateMachine):
     @rule(name=names)
     def a_lease_is_asked_out_of_turn(self, name: str) -> None:
         """The choice was made by a look at the past."""
-        first = [job for job in self.queue.first_of_each_model() if job.model in BACKENDS[name]]
+        first = [job for job in self.queue.first_of_each_model() if name in self.routes[job.model].backends]
         if first:
-            self.tell(name, life.LeaseAsked(first[0].id))
+            self.tell(name, life.LeaseAsked(first[0].id, first[0].tokens))
 
     @rule(name=names)
     def a_wake_comes_late(self, name: str) -> None:
         self.tell(name, life.WakeAsked("a job that is gone"))
 
     @precondition(lambda self: self.running)
-    @rule(data=st.data(), served=st.booleans(), again=st.booleans())
-    def an_attempt_ends(self, data: st.DataObject, *, served: bool, again: bool) -> None:
+    @rule(data=st.data(), served=st.booleans(), failed=st.booleans(), again=st.booleans())
+    def an_attempt_ends(self, data: st.DataObject, *, served: bool, failed: bool, again: bool) -> None:
         lease = data.draw(st.sampled_from(list(self.running.values())))
         side = self.sides[lease.backend]
         alive = side.process is not None and side.process.leader and side.process.generation == lease.generation
-        self.end_lease(lease, served=served and alive, again=again)
+        served = served and alive
+        self.end_lease(lease, served=served, failed=failed and not served, again=again)
         self.pump()
 
     # --- processes ---------------------------------------------------------------------------------------------------
@@ -308,6 +353,25 @@ class World(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(self.where(leading)))
         number = self.process(name).generation
         self.tell(name, life.ProbeMissed(number, "late") if what is life.ProbeMissed else what(number))
+
+    @precondition(lambda self: self.where(leading))
+    @rule(data=st.data(), waiting=st.booleans(), preempted=st.booleans(), capacity=st.sampled_from([None, 50, 80]))
+    def its_counters_tell(self, data: st.DataObject, *, waiting: bool, preempted: bool, capacity: int | None) -> None:
+        name = data.draw(st.sampled_from(self.where(leading)))
+        self.tell(name, life.Measured(self.process(name).generation, waiting, preempted, capacity))
+
+    @precondition(lambda self: self.where(leading))
+    @rule(data=st.data(), cause=st.sampled_from(CAUSES[:2]))
+    def a_worker_is_killed(self, data: st.DataObject, cause: ExitCause) -> None:
+        name = data.draw(st.sampled_from(self.where(leading)))
+        self.tell(name, life.Condemned(self.process(name).generation, cause))
+        assert self.process(name).ends or self.sides[name].state.phase is Phase.UNKILLABLE
+
+    @rule(name=names)
+    def its_device_is_lost(self, name: str) -> None:
+        self.tell(name, life.DeviceLost("gpu0 is lost"))
+        process = self.sides[name].process
+        assert process is None or process.ends or not process.tree or self.sides[name].state.phase is Phase.UNKILLABLE
 
     @precondition(lambda self: self.where(leading))
     @rule(data=st.data(), cause=causes)
@@ -356,7 +420,9 @@ class World(RuleBasedStateMachine):
             life.Exited(old, cause),
             life.TreeGone(old),
             life.Released(old, 0.5),
-            life.LeaseEnded(old, served=True),
+            life.Condemned(old, cause),
+            life.Measured(old, waiting=1.0, preempted=1.0, capacity=1),
+            life.LeaseEnded(old, served=False, tokens=40, failed=True),
         ]
         self.post(name, data.draw(st.sampled_from(news)))
         assert self.sides[name].state is state
@@ -397,6 +463,24 @@ class World(RuleBasedStateMachine):
         self.sides[name].paused = paused
         self.pump()
 
+    @rule(name=names, held=st.sampled_from(["", "another program holds the memory"]))
+    def there_is_no_place(self, name: str, held: str) -> None:
+        self.sides[name].crowded, self.sides[name].held = True, held
+        self.pump()
+
+    @rule(name=names)
+    def there_is_a_place(self, name: str) -> None:
+        side = self.sides[name]
+        side.crowded, side.held = False, ""
+        if side.process is not None:
+            side.process.placed = True
+        self.pump()
+
+    @rule(name=names, latency_s=st.sampled_from([None, 0.1, 2.0]))
+    def its_latency_is_known(self, name: str, latency_s: float | None) -> None:
+        self.sides[name].latency_s = latency_s
+        self.pump()
+
     @rule(seconds=st.sampled_from([0.1, 1.0, 10.0, 60.0, 1000.0]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
@@ -408,8 +492,9 @@ class World(RuleBasedStateMachine):
             self.move(job.id, JobEvent.FAILED)
         self.pump()
 
-    @initialize(autostart=st.booleans())
-    def the_daemon_starts(self, *, autostart: bool) -> None:
+    @initialize(autostart=st.booleans(), strategy=st.sampled_from(Strategy))
+    def the_daemon_starts(self, *, autostart: bool, strategy: Strategy) -> None:
+        self.routes = {name: replace(route, strategy=strategy) for name, route in ROUTES.items()}
         if autostart:
             for name in BACKENDS:
                 self.post(name, life.StartAsked("the configuration says so"))
@@ -437,6 +522,8 @@ class World(RuleBasedStateMachine):
         for name, side in self.sides.items():
             if side.process is not None and side.process.tree:
                 assert side.state.in_flight == counts.get((name, side.state.generation), 0)
+                held = [r.job.tokens for r in self.running.values() if r.backend == name]
+                assert side.state.tokens == sum(held)
 
     @invariant()
     def what_the_state_says_of_the_process_is_true(self) -> None:
@@ -462,9 +549,17 @@ class World(RuleBasedStateMachine):
     @invariant()
     def nobody_waits_in_front_of_a_free_slot(self) -> None:
         for job in self.queue.first_of_each_model():
-            for name, side in self.sides.items():
-                idle = side.state.phase is Phase.READY and side.state.in_flight < POLICIES[name].slots
-                assert side.paused or not idle or job.model not in BACKENDS[name]
+            route = self.routes[job.model]
+            fresh = [name for name in route.backends if name not in job.avoid]
+            # Strict order has a job wait for a busy backend although the next one has room.
+            for name in fresh[:1] if route.strategy is Strategy.PRIORITY else fresh:
+                assert not self.view(self.sides[name], job.tokens).has_room
+
+    @invariant()
+    def nobody_waits_for_what_sleeps(self) -> None:
+        for job in self.queue.first_of_each_model():
+            outlooks = {self.view(self.sides[n], job.tokens).outlook for n in self.routes[job.model].backends}
+            assert Outlook.ASLEEP not in outlooks or outlooks & {Outlook.COMING, Outlook.BUSY} or job.avoid
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
@@ -472,6 +567,7 @@ class World(RuleBasedStateMachine):
         """Once the world is kind every job ends."""
         for name in BACKENDS:
             self.its_dispatch_is_paused(name, paused=False)
+            self.there_is_a_place(name)
             self.an_operator_starts_it(name)
         for _ in range(40):
             if not len(self.queue) and not self.running:

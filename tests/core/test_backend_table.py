@@ -11,7 +11,7 @@ import pytest
 
 from scripts.transitions import CRASH, EVENTS, GENERATION, NOW, OOM, PERMANENT, POLICY, essence, moves, reachable
 from supervisord.core import life
-from supervisord.core.backend import step
+from supervisord.core.backend import room, step
 from supervisord.core.life import ALIVE, DOWN, After, BackendState, Phase, StopStep, Want
 
 # One string for each thing that can follow: the next phase, then the effects in order.
@@ -36,6 +36,9 @@ TABLE: dict[Phase, dict[type, set[str]]] = {
         life.Exited: {"stopped"},
         life.TreeGone: {"stopped"},
         life.Released: {"stopped"},
+        life.Condemned: {"stopped"},
+        life.DeviceLost: {"stopped", "parked"},  # stopped: an operator wants it down
+        life.Measured: {"stopped"},
         life.DeadlineReached: {"stopped"},
         life.LeaseAsked: {"stopped RefuseLease"},
         life.LeaseEnded: {"stopped"},
@@ -54,6 +57,9 @@ TABLE: dict[Phase, dict[type, set[str]]] = {
         life.Exited: {"stopping Kill"},
         life.TreeGone: {"starting"},
         life.Released: {"starting"},
+        life.Condemned: {"stopping FailLeases Kill"},
+        life.DeviceLost: {"stopping FailLeases Kill"},
+        life.Measured: {"starting"},
         life.DeadlineReached: {"starting"},
         life.LeaseAsked: {"starting RefuseLease"},
         life.LeaseEnded: {"starting"},
@@ -72,6 +78,9 @@ TABLE: dict[Phase, dict[type, set[str]]] = {
         life.Exited: {"stopping Kill"},
         life.TreeGone: {"loading"},
         life.Released: {"loading"},
+        life.Condemned: {"stopping FailLeases Kill"},
+        life.DeviceLost: {"stopping FailLeases Kill"},
+        life.Measured: {"loading"},
         life.DeadlineReached: {"stopping FailLeases Terminate"},
         life.LeaseAsked: {"loading RefuseLease"},
         life.LeaseEnded: {"loading"},
@@ -90,9 +99,12 @@ TABLE: dict[Phase, dict[type, set[str]]] = {
         life.Exited: {"stopping Kill"},
         life.TreeGone: {"ready"},
         life.Released: {"ready"},
+        life.Condemned: {"stopping FailLeases Kill"},
+        life.DeviceLost: {"stopping FailLeases Kill"},
+        life.Measured: {"ready"},
         life.DeadlineReached: {"ready", "stopping FailLeases Terminate"},  # ready: nothing is in flight
         life.LeaseAsked: {"ready GrantLease", "ready RefuseLease"},
-        life.LeaseEnded: {"ready"},
+        life.LeaseEnded: {"ready", "draining", "stopping Terminate"},  # too many requests failed
     },
     Phase.SUSPECT: {
         life.StartAsked: {"suspect"},
@@ -108,9 +120,12 @@ TABLE: dict[Phase, dict[type, set[str]]] = {
         life.Exited: {"stopping Kill"},
         life.TreeGone: {"suspect"},
         life.Released: {"suspect"},
+        life.Condemned: {"stopping FailLeases Kill"},
+        life.DeviceLost: {"stopping FailLeases Kill"},
+        life.Measured: {"suspect"},
         life.DeadlineReached: {"stopping FailLeases Terminate"},
         life.LeaseAsked: {"suspect RefuseLease"},
-        life.LeaseEnded: {"suspect"},
+        life.LeaseEnded: {"suspect", "draining", "stopping Terminate"},
     },
     Phase.DRAINING: {
         life.StartAsked: {"draining"},
@@ -126,6 +141,9 @@ TABLE: dict[Phase, dict[type, set[str]]] = {
         life.Exited: {"stopping Kill"},
         life.TreeGone: {"draining"},
         life.Released: {"draining"},
+        life.Condemned: {"stopping FailLeases Kill"},
+        life.DeviceLost: {"stopping FailLeases Kill"},
+        life.Measured: {"draining"},
         life.DeadlineReached: {"stopping FailLeases Terminate"},
         life.LeaseAsked: {"draining RefuseLease"},
         life.LeaseEnded: {"draining", "stopping Terminate"},
@@ -144,6 +162,9 @@ TABLE: dict[Phase, dict[type, set[str]]] = {
         life.Exited: {"stopping", "stopping Kill"},
         life.TreeGone: {"stopping"},
         life.Released: {"stopping", *SETTLED},  # stopping: part of the tree is still there
+        life.Condemned: {"stopping", "stopping Kill"},
+        life.DeviceLost: {"stopping", "stopping Kill"},
+        life.Measured: {"stopping"},
         life.DeadlineReached: {"stopping", "stopping Kill", "unkillable"},
         life.LeaseAsked: {"stopping RefuseLease"},
         life.LeaseEnded: {"stopping"},
@@ -162,6 +183,9 @@ TABLE: dict[Phase, dict[type, set[str]]] = {
         life.Exited: {"backoff"},
         life.TreeGone: {"backoff"},
         life.Released: {"backoff"},
+        life.Condemned: {"backoff"},
+        life.DeviceLost: {"parked"},
+        life.Measured: {"backoff"},
         life.DeadlineReached: {"starting Spawn"},
         life.LeaseAsked: {"backoff RefuseLease"},
         life.LeaseEnded: {"backoff"},
@@ -180,6 +204,9 @@ TABLE: dict[Phase, dict[type, set[str]]] = {
         life.Exited: {"parked"},
         life.TreeGone: {"parked"},
         life.Released: {"parked"},
+        life.Condemned: {"parked"},
+        life.DeviceLost: {"parked"},
+        life.Measured: {"parked"},
         life.DeadlineReached: {"parked", "starting Spawn"},  # parked: the cause cannot heal
         life.LeaseAsked: {"parked RefuseLease"},
         life.LeaseEnded: {"parked"},
@@ -198,6 +225,9 @@ TABLE: dict[Phase, dict[type, set[str]]] = {
         life.Exited: {"unkillable"},
         life.TreeGone: {"stopping"},
         life.Released: {"unkillable"},
+        life.Condemned: {"unkillable"},
+        life.DeviceLost: {"unkillable"},
+        life.Measured: {"unkillable"},
         life.DeadlineReached: {"unkillable"},
         life.LeaseAsked: {"unkillable RefuseLease"},
         life.LeaseEnded: {"unkillable"},
@@ -247,7 +277,7 @@ def test_every_event_that_could_carry_a_generation_is_tried() -> None:
     assert {type(event) for event in GENERATIONAL} == carrying
     assert carrying == {
         life.Spawned, life.SpawnFailed, life.Progressed, life.Answered, life.ProbeMissed, life.Exited, life.TreeGone,
-        life.Released, life.LeaseEnded,
+        life.Released, life.Condemned, life.Measured, life.LeaseEnded,
     }  # fmt: skip
 
 
@@ -290,6 +320,29 @@ def test_a_step_of_stopping_belongs_to_the_phase_stopping() -> None:
 def test_no_more_is_in_flight_than_there_are_slots_and_nothing_where_nothing_runs() -> None:
     holds_everywhere(lambda s: 0 <= s.in_flight <= POLICY.slots)
     holds_everywhere(lambda s: s.phase not in DOWN | {Phase.STARTING, Phase.LOADING} or s.in_flight == 0)
+
+
+def test_nothing_is_held_for_requests_that_are_not_there() -> None:
+    for state in reachable():
+        for event in EVENTS.values():
+            after, _ = step(replace(state, tokens=100 * state.in_flight), event, POLICY, NOW)
+            assert after.in_flight or not after.tokens, (state, event)
+
+
+def test_a_lease_is_granted_exactly_where_there_is_room() -> None:
+    for state in reachable():
+        _, effects = step(state, life.LeaseAsked("job"), POLICY, NOW)
+        assert isinstance(effects[0], life.GrantLease) == room(state, POLICY, 0)
+
+
+def test_a_lost_device_leaves_nothing_running_and_nothing_that_starts_by_itself_soon() -> None:
+    for state in reachable():
+        after, effects = step(state, life.DeviceLost("gpu0 is lost"), POLICY, NOW)
+        assert not any(isinstance(effect, life.Spawn) for effect in effects)
+        assert after.phase in {Phase.STOPPED, Phase.PARKED, Phase.STOPPING, Phase.UNKILLABLE}
+        if after.phase in {Phase.STOPPING, Phase.UNKILLABLE}:
+            assert after.after is (state.after if state.want is Want.DOWN else After.JUDGE)
+            assert after.stop is not StopStep.TERM, "politeness needs a driver that answers"
 
 
 def test_what_an_operator_stopped_is_down_or_on_its_way_there() -> None:

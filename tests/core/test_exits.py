@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisord.core.exits import (
+    CIRCUMSTANCES,
     OUT_OF_MEMORY,
     AskedFor,
     CauseKind,
@@ -47,6 +48,12 @@ def test_a_status_in_words(status: int | None, words: str) -> None:
 def test_which_kinds_the_ladder_answers() -> None:
     assert {k for k in CauseKind if ExitCause(k, "x").is_oom} == OUT_OF_MEMORY
     assert {CauseKind.KERNEL_OOM, CauseKind.GPU_OOM, CauseKind.HOST_OOM} == OUT_OF_MEMORY
+
+
+def test_how_it_ended_is_told_apart_from_why() -> None:
+    assert {k for k in CauseKind if k not in CIRCUMSTANCES} == {
+        *OUT_OF_MEMORY, CauseKind.DEVICE_LOST, CauseKind.CONFIGURATION,
+    }  # fmt: skip
 
 
 # Each of these alone proves its kind; of two that are true at once the earlier in the list is believed.
@@ -104,11 +111,28 @@ def test_words_that_were_taken_back_prove_nothing(log: tuple[str, ...], expected
         (-9, None, None, CauseKind.KILLED),
         (-9, None, True, CauseKind.KILLED),
         (-15, 1, None, CauseKind.KILLED),
+        (-15, 1, False, CauseKind.KILLED),
         (-11, 1, None, CauseKind.CRASH),
+        (0, 1, None, CauseKind.EXITED),
     ],
 )
 def test_sigkill_alone_is_never_oom(status: int, kills: int | None, named: bool | None, expected: CauseKind) -> None:
     assert kind(ExitEvidence(status, kernel_oom_kills=kills, kernel_named_us=named)) is expected
+
+
+@pytest.mark.parametrize("status", [0, 1, -15, -11, None])
+def test_a_worker_that_the_kernel_killed_is_oom_however_its_leader_ends(status: int | None) -> None:
+    cause = classify(ExitEvidence(status, kernel_oom_kills=1, kernel_named_us=True, log=("GPU is full",)), SIGNATURES)
+
+    assert cause.kind is CauseKind.KERNEL_OOM
+    assert cause.summary == "a process of it was killed by the kernel: host out of memory"
+    assert kind(ExitEvidence(status, kernel_oom_kills=0, kernel_named_us=True)) is not CauseKind.KERNEL_OOM
+
+
+def test_a_leader_that_the_kernel_killed_is_told_as_that() -> None:
+    cause = classify(ExitEvidence(-9, kernel_oom_kills=1, kernel_named_us=True), ())
+
+    assert cause.summary == "killed by the kernel: host out of memory"
 
 
 def test_the_kernels_proof_is_told() -> None:
@@ -187,6 +211,5 @@ def test_there_is_always_one_verdict_and_only_a_configuration_is_for_ever(found:
     assert cause.summary
     assert cause.permanent == (cause.kind is CauseKind.CONFIGURATION)
     if cause.kind is CauseKind.KERNEL_OOM:
-        assert found.status == -9
         assert found.kernel_oom_kills
-        assert found.kernel_named_us is not False
+        assert found.kernel_named_us or (found.status == -9 and found.kernel_named_us is None)

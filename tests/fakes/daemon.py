@@ -14,7 +14,7 @@ import aiohttp
 import psutil
 import yaml
 
-from tests.fakes.stub import write_wrapper
+from tests.fakes.stub import write_vllm_wrapper, write_wrapper
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30.0
@@ -36,6 +36,7 @@ class Daemon:
             "control": {"socket": str(self.socket)},
             **configuration,
         }
+        self.arguments: tuple[str, ...] = ()  # of its command line, besides --config
         self.process: asyncio.subprocess.Process | None = None
         self.address = ""
 
@@ -50,14 +51,26 @@ class Daemon:
 
     async def start(self, **environment: str) -> None:
         """Returns once both doors are open."""
-        self.config.write_text(yaml.safe_dump(self.configuration))
+        self.write()
         with self.output.open("ab") as output:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "supervisord", "--config", str(self.config),
+                sys.executable, "-m", "supervisord", "--config", str(self.config), *self.arguments,
                 stdout=output, stderr=output, cwd=ROOT, env={**os.environ, **environment},
             )  # fmt: skip
         await self.until(self._open, "the control socket to answer")
         self.address = (await self.control("GET", "/v1/version"))["listen"]
+
+    def write(self, **settings: object) -> None:
+        """Its configuration as a file, with these top-level settings instead of what they were."""
+        self.configuration |= settings
+        unfinished = self.config.with_suffix(".new")
+        unfinished.write_text(yaml.safe_dump(self.configuration))
+        unfinished.replace(self.config)
+
+    async def reload(self, **settings: object) -> Json:
+        """Write the file, and have it read; the answer."""
+        self.write(**settings)
+        return await self.control("POST", "/v1/reload", {})
 
     async def _open(self) -> bool:
         if self.process is not None and self.process.returncode is not None:
@@ -81,6 +94,9 @@ class Daemon:
 
     async def status(self) -> Json:
         return await self.control("GET", "/v1/status")
+
+    async def pool(self, label: str = "gpu0") -> Json:
+        return next(p for p in (await self.status())["pools"] if p["label"] == label)
 
     async def backend(self, name: str = "stub") -> Json:
         return next(b for b in (await self.status())["backends"] if b["name"] == name)
@@ -163,20 +179,27 @@ async def running(daemon: Daemon, **environment: str) -> AsyncIterator[Daemon]:
 
 
 def stubbed(folder: Path, *flags: str, **settings: object) -> Json:
-    """The configuration of a llama.cpp backend whose program is the stub with these flags."""
-    model = folder / "stub.gguf"
+    """The configuration of a llama.cpp backend whose program is the stub with these flags; any number in a folder."""
+    number = len(list(folder.glob("llama-server-*")))
+    # What was learned of one model must not be taken for another's.
+    model = folder / ("stub.gguf" if number == 0 else f"stub-{number}.gguf")
     model.write_bytes(b"GGUF")
-    name = f"llama-server-{len(list(folder.glob('llama-server-*')))}"
-    program = write_wrapper(folder / name, *flags)
-    quick = {"probe": "1s", "drain": "2s", "term": "2s", "kill": "3s"}
-    timeouts = {**quick, **dict(settings.pop("timeouts", {}))}  # type: ignore[call-overload]
-    restart = {"backoff": {"base": "100ms", "cap": "1s"}, **dict(settings.pop("restart", {}))}  # type: ignore[call-overload]
-    return {
-        "runtime": "llama.cpp",
-        "binary": str(program),
-        "model": str(model),
-        "probe_interval": "200ms",
-        "timeouts": timeouts,
-        "restart": restart,
-        **settings,
-    }
+    program = write_wrapper(folder / f"llama-server-{number}", *flags)
+    return {"runtime": "llama.cpp", "binary": str(program), "model": str(model), **quick(settings)}
+
+
+def vllm_stubbed(folder: Path, *flags: str, **settings: object) -> Json:
+    """The same, of a vLLM backend."""
+    number = len(list(folder.glob("vllm-*")))
+    model = folder / f"model-{number}"
+    model.mkdir()
+    (model / "config.json").write_text('{"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 4096}')
+    program = write_vllm_wrapper(folder / f"vllm-{number}", *flags)
+    return {"runtime": "vllm", "binary": str(program), "model": str(model), **quick(settings)}
+
+
+def quick(settings: dict[str, object]) -> Json:
+    """`settings` of a backend, with times that a test can wait for where they say nothing else."""
+    timeouts = {"probe": "1s", "drain": "2s", "term": "2s", "kill": "3s"} | dict(settings.pop("timeouts", {}))  # type: ignore[call-overload]
+    restart = {"backoff": {"base": "100ms", "cap": "1s"}} | dict(settings.pop("restart", {}))  # type: ignore[call-overload]
+    return {"probe_interval": "200ms", "timeouts": timeouts, "restart": restart, **settings}

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -85,10 +86,12 @@ async def turns() -> None:
 
 
 @asynccontextmanager
-async def raw_server(answering: Answering) -> AsyncIterator[RawServer]:
+async def raw_server(
+    answering: Answering, *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+) -> AsyncIterator[RawServer]:
     """Serve on a free port; `answering` runs once for each connection, which is closed when it returns."""
     server = RawServer(answering)
-    server.listener = await asyncio.start_server(server.accept, "127.0.0.1", 0)
+    server.listener = await asyncio.start_server(server.accept, host, 0, ssl=tls)
     server.port = server.listener.sockets[0].getsockname()[1]
     try:
         yield server

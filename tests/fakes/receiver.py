@@ -8,6 +8,7 @@ from supervisord.adapters.upstream import HttpUpstream
 from supervisord.adapters.upstream.connection import Connection
 from supervisord.adapters.upstream.exchange import RelayExchange
 from supervisord.ports import UpstreamFault, UpstreamRequest
+from supervisord.runtimes.base import Address
 
 PATIENCE_S = 5.0
 
@@ -72,9 +73,12 @@ class Remembering:
             await self._told.wait()
 
 
-def request_to(port: int, body: bytes = b"{}", *, idle_timeout_s: float = 5.0, method: str = "POST") -> UpstreamRequest:
+def request_to(
+    port: int | Address, body: bytes = b"{}", *, idle_timeout_s: float = 5.0, method: str = "POST"
+) -> UpstreamRequest:
+    address = Address("127.0.0.1", port) if isinstance(port, int) else port
     headers = (("content-type", "application/json"),)
-    return UpstreamRequest("127.0.0.1", port, method, "/v1/chat/completions", headers, body, idle_timeout_s)
+    return UpstreamRequest(address, method, "/v1/chat/completions", headers, body, idle_timeout_s)
 
 
 async def exchange(upstream: HttpUpstream, request: UpstreamRequest) -> Remembering:

@@ -1,7 +1,16 @@
 """Records as the engine makes them, with what a test does not care about filled in."""
 
 from supervisord.core.job import FailureReason, JobStatus
-from supervisord.core.record import AttemptRecord, EventKind, EventRecord, Identity, JobRecord, JobResult, Usage
+from supervisord.core.record import (
+    AttemptRecord,
+    EventKind,
+    EventRecord,
+    FootprintRecord,
+    Identity,
+    JobRecord,
+    JobResult,
+    Usage,
+)
 
 
 def a_job(
@@ -86,6 +95,18 @@ def a_result(
         backend=backend,
         output=output,
     )
+
+
+def a_footprint(
+    key: str,
+    *,
+    backend: str = "left",
+    at: float = 1000.0,
+    vram: int | None = 14 * 2**30,
+    ram: int | None = 2**30,
+    load_s: float | None = 12.5,
+) -> FootprintRecord:
+    return FootprintRecord(key=key, backend=backend, at=at, vram=vram, ram=ram, load_s=load_s)
 
 
 def an_event(

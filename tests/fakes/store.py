@@ -11,7 +11,7 @@ from supervisord.core.errors import (
     StoreUnavailableError,
 )
 from supervisord.core.job import TERMINAL, FailureReason, JobStatus
-from supervisord.core.record import AttemptRecord, EventRecord, JobRecord, JobResult
+from supervisord.core.record import AttemptRecord, EventRecord, FootprintRecord, JobRecord, JobResult
 from supervisord.ports import DayCounts, JobFilter, Recovery, StoredEvent, StoredJob, StoreState
 
 
@@ -39,6 +39,7 @@ class MemoryStore:
         self._now = now
         self._entries: dict[str, _Entry] = {}
         self._events: list[StoredEvent] = []
+        self._footprints: dict[str, FootprintRecord] = {}
         self._is_open = False
         self._trouble: StoreUnavailableError | None = None
 
@@ -106,6 +107,14 @@ class MemoryStore:
     def put_event(self, event: EventRecord) -> None:
         self._check_open()
         self._events.append(StoredEvent(len(self._events) + 1, replace(event, data=dict(event.data))))
+
+    def put_footprint(self, footprint: FootprintRecord) -> None:
+        self._check_open()
+        self._footprints[footprint.key] = footprint
+
+    async def footprints(self) -> Sequence[FootprintRecord]:
+        self._check_open()
+        return [self._footprints[key] for key in sorted(self._footprints)]
 
     async def flush(self) -> None:
         self._check_open()

@@ -25,9 +25,14 @@ def stub_environment() -> dict[str, str]:
 def write_wrapper(path: Path, *flags: str) -> Path:
     """A program at `path` that takes llama-server's arguments and is the stub with these faults besides."""
     command = shlex.join(["exec", "env", f"PYTHONPATH={ROOT}", *stub_argv(*flags)])
-    path.write_text(f'#!/bin/sh\n[ "$1" = --help ] && exit 0\n{command} "$@"\n')
+    path.write_text(f'#!/bin/sh\ncase " $* " in *" --help "*) exit 0;; esac\n{command} "$@"\n')
     path.chmod(0o755)
     return path
+
+
+def write_vllm_wrapper(path: Path, *flags: str) -> Path:
+    """The same, taking the arguments of `vllm`: `path serve MODEL …`."""
+    return write_wrapper(path, "--runtime", "vllm", *flags)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -71,7 +76,7 @@ async def stub_backend(*flags: str, wait_ready: bool = True) -> AsyncIterator[St
     try:
         stub.port = int((await stub.line("bound to port")).split()[-1])
         if wait_ready:
-            await stub.line("all idle")
+            await stub.line("startup complete" if "vllm" in flags or "serve" in flags else "all idle")
         yield stub
     finally:
         with suppress(ProcessLookupError):

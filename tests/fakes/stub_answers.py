@@ -76,6 +76,10 @@ class Ask(msgspec.Struct):
         return bool((self.stream_options or {}).get("include_usage"))
 
 
+_ASK = msgspec.json.Decoder(Ask)
+decode = _ASK.decode
+
+
 @dataclass(slots=True)
 class Counts:
     """What one request used. Seconds."""
@@ -102,6 +106,11 @@ class Counts:
 
 def json_answer(body: bytes) -> bytes:
     return JSON_HEAD % len(body) + ALIVE + b"\r\n" + body
+
+
+def text_answer(body: bytes) -> bytes:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: %d\r\n\r\n"
+    return head % len(body) + body
 
 
 def error_body(status: int, message: str, **more: object) -> bytes:

@@ -7,7 +7,9 @@ from typing import Protocol
 
 from tests.fakes import stub_answers as answers
 from tests.fakes.stub_door import Door
+from tests.fakes.stub_llama import LlamaDialect
 from tests.fakes.stub_options import Faults, Serving
+from tests.fakes.stub_vllm import VllmDialect
 
 ODD_TOKEN = "é€😀 ".encode()  # 2, 3 and 4 bytes
 NOT_UTF8 = b'"\xff\xc3\x28 "'
@@ -17,7 +19,7 @@ class Owner(Protocol):
     serving: Serving
     faults: Faults
     loop: asyncio.AbstractEventLoop
-    alias: str
+    dialect: LlamaDialect | VllmDialect
     prompt_total: int
     predicted_total: int
     decode_total: int
@@ -41,12 +43,14 @@ class Generation:
         self.outcome = "done"
         self._ask = ask
         self._embeds = path.endswith(b"embeddings")
+        self._alias = owner.dialect.alias
         serving = owner.serving
         limit = ask.max_tokens if ask.max_tokens and ask.max_tokens > 0 else serving.tokens
         self._tokens = min(limit, serving.tokens)
         self._reason = b"length" if limit < serving.tokens else b"stop"
         self._counts = answers.Counts(answers.prompt_tokens(ask.text()))
-        self._words = answers.Wording(number, ask.model or owner.alias, chat=path.endswith(b"chat/completions"))
+        self.longest = self._counts.prompt + limit  # tokens
+        self._words = owner.dialect.wording(number, ask.model or self._alias, chat=path.endswith(b"chat/completions"))
         self._sent = 0
         self._received_at = monotonic()
         self._started_at: float | None = None
@@ -80,6 +84,16 @@ class Generation:
         if self.door.work is self:
             self.door.work = None
         self.owner.ended(self)
+
+    def fail(self, answer: bytes, error: bytes) -> None:
+        """End with an error: in the stream where one has begun, else instead of the answer."""
+        self.outcome = "fault"
+        self.end()
+        if self._ask.stream and self._started_at is not None:
+            self._write_chunk(b"data: " + error + b"\n\n" + answers.DONE)
+            self.door.write(answers.LAST_CHUNK)
+        else:
+            self.door.write(answer)
 
     def left(self) -> None:
         self.outcome = "cancelled"
@@ -216,8 +230,8 @@ class Generation:
             if self._carry:
                 self._write_chunk(self._carry)
             self.end()
-            # As llama-server, which closes after a stream although its head said Keep-Alive.
-            self.door.write_and_close(answers.LAST_CHUNK)
+            closes = self.owner.dialect.closes_after_stream
+            (self.door.write_and_close if closes else self.door.write)(answers.LAST_CHUNK)
             return
         answer = answers.json_answer(self._words.plain(self._text(), self._reason, self._counts))
         if self.number == self.owner.faults.die_mid_stream:
@@ -246,7 +260,7 @@ class Generation:
             message = "This server does not support embeddings. Start it with `--embeddings`"
             self.door.write_and_close(answers.error_answer(status, message))
         else:
-            body = answers.embeddings(self._ask.model or self.owner.alias, self._ask.input)
+            body = answers.embeddings(self._ask.model or self._alias, self._ask.input)
             self.door.write(answers.json_answer(body))
 
     def wrong_answer(self, faults: Faults) -> bytes | None:

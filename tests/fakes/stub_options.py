@@ -1,4 +1,4 @@
-"""The stub backend's command line: llama-server's flags that matter, and the faults it can show."""
+"""The stub backend's command line: the flags of llama-server and of vLLM that matter, and the faults it can show."""
 
 import os
 import shlex
@@ -14,9 +14,10 @@ class Serving:
 
     host: str = "127.0.0.1"
     port: int = 8080
+    runtime: str = "llama.cpp"  # or "vllm"
     model: str = "stub.gguf"
-    alias: str = ""
-    ctx: int = 0  # tokens over all slots, as llama-server counts; 0: 4096 for each
+    alias: str = ""  # vLLM's several names with commas between
+    ctx: int = 0  # tokens over all slots, as llama-server counts; vLLM: of each request; 0: 4096 for each
     slots: int = 1  # requests computed at a time; further ones wait, in order
     tokens: int = 8  # of an answer, unless the request's max_tokens is less
     token_rate: float = 0.0  # tokens per second of each request
@@ -29,6 +30,14 @@ class Serving:
     load_log_every: float = 0.0
     max_concurrent_report: str = ""  # a line with each new peak of requests received and not yet answered
     request_log: str = ""  # a JSON line for each inference request that ended, however it ended
+    max_tokens_report: str = ""  # a line with each new peak of tokens, prompts and longest answers, in flight
+    vram: str = ""  # taken from the stand-in GPU while it loads, e.g. 8GiB; more than is free ends it as it would
+    vram_gpu: str = ""  # index; empty: what CUDA_VISIBLE_DEVICES says, else 0
+    vram_load: bool = False  # bit by bit over the time it loads, not at its beginning
+    ram: str = ""  # really allocated and written to, bit by bit over the time it loads
+    kv_tokens: int = 0  # capacity of the KV cache, vLLM; 0: as many as its sequences could need
+    preempt_above: int = 0  # tokens in flight above which each new request throws another one out, vLLM
+    fork_engine: bool = False  # vLLM's three processes; the last of them holds the memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +46,7 @@ class Faults:
 
     load_stall: bool = False  # never becomes ready, and prints nothing unless --load-log-every says so
     load_exit_oom: bool = False  # llama.cpp's words for a failed cudaMalloc at the end of loading, then status 1
-    load_oom_above_ctx: int = 0  # the same, only where -c asks for more
+    load_oom_above_ctx: int = 0  # the same, only where -c (--max-model-len) asks for more; vLLM says what would fit
     exit_after_ready: float = -1.0  # seconds
     exit_status: int = 0
     abort_with_cuda_oom_on_request: int = 0  # SIGABRT after llama.cpp's words
@@ -55,6 +64,7 @@ class Faults:
     times: int = 0  # how often status, garbage, half_head, wrong_length, reset, error_event happen; 0: always
     error_event_then_done: bool = False  # a stream of HTTP 200, an error event and [DONE]: vLLM whose engine died
     ignore_term: bool = False
+    deaf_leader: bool = False  # does not notice that its engine died
     fork_worker: bool = False  # a child in a session of its own that holds stdout
     log_flood: int = 0  # bytes on stdout, once ready, in one line without an end
     fail_embeddings: int = 0  # status
@@ -62,7 +72,11 @@ class Faults:
     invalid_utf8: bool = False
 
 
-_SHORT = {"-m": "model", "-a": "alias", "-c": "ctx", "-np": "slots", "--ctx-size": "ctx", "--parallel": "slots"}
+_SHORT = {"-m": "model", "-a": "alias", "-c": "ctx", "-np": "slots", "--ctx-size": "ctx", "--parallel": "slots"} | {
+    "--max-model-len": "ctx",
+    "--max-num-seqs": "slots",
+    "--served-model-name": "alias",
+}
 _FIELDS = {field.name: type(field.default) for kind in (Serving, Faults) for field in fields(kind)}
 
 
@@ -76,11 +90,32 @@ def _values(arguments: Sequence[str]) -> Mapping[str, Any]:
         kind = _FIELDS.get(name)
         if kind is bool:
             values[name] = True
+        elif flag == "serve":
+            values |= {"runtime": "vllm", "model": rest.pop(0)}
+        elif flag == "--served-model-name":
+            values[name] = ",".join([inline] if inline else _taken(rest))
         elif name == "slots" and flag == "--slots" and not (inline or (rest and rest[0].isdigit())):
             continue  # llama-server's --slots takes no value: it only opens the endpoint
         elif kind is not None:
             values[name] = kind(inline or rest.pop(0))
     return values
+
+
+def _taken(rest: list[str]) -> list[str]:
+    """The values up to the next flag, taken out of `rest`."""
+    values = []
+    while rest and not rest[0].startswith("-"):
+        values.append(rest.pop(0))
+    return values
+
+
+def size(text: str) -> int:
+    """Bytes of "8GiB", "200MiB" or a number; 0 for nothing."""
+    units = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
+    for unit, factor in units.items():
+        if text.endswith(unit):
+            return int(float(text.removesuffix(unit)) * factor)
+    return int(text or 0)
 
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> tuple[Serving, Faults, str]:

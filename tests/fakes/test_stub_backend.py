@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from supervisord.adapters.health import HttpProbe
+from supervisord.runtimes.base import Address
 from tests.fakes.stub import StubProcess, read_log, stub_backend, write_wrapper
 from tests.fakes.stub_options import parse
 
@@ -193,7 +194,7 @@ async def test_load_with_log_then_ready() -> None:
 async def test_load_stall() -> None:
     async with stub_backend("--load-stall", wait_ready=False) as stub, HttpProbeContext() as probe:
         await asyncio.sleep(0.2)
-        assert (await probe.get("127.0.0.1", stub.port, "/health", 2)).status == 503
+        assert (await probe.get(Address("127.0.0.1", stub.port), "/health", 2)).status == 503
 
 
 class HttpProbeContext(HttpProbe):
@@ -263,10 +264,10 @@ async def test_hung_engine_keeps_health_and_nothing_else() -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.2):
                 await ask(stub)
-        assert (await probe.get("127.0.0.1", stub.port, "/health", 2)).status == 200
+        assert (await probe.get(Address("127.0.0.1", stub.port), "/health", 2)).status == 200
         for path in ("/metrics", "/slots"):
             with pytest.raises(Exception, match="no answer"):
-                await probe.get("127.0.0.1", stub.port, path, 0.1)
+                await probe.get(Address("127.0.0.1", stub.port), path, 0.1)
 
 
 async def test_hang_mid_stream_sends_pings_and_no_token() -> None:

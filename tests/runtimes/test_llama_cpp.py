@@ -12,7 +12,7 @@ from supervisord.core import ladder
 from supervisord.core.ladder import Footprint
 from supervisord.core.life import LifePolicy
 from supervisord.core.record import Identity
-from supervisord.runtimes.base import BackendSpec, Counters, HttpAnswer, Launch, Readiness, RuntimeKind
+from supervisord.runtimes.base import Address, BackendSpec, Counters, HttpAnswer, Launch, Readiness, RuntimeKind
 from supervisord.runtimes.llama_cpp import LlamaCpp
 from supervisord.runtimes.registry import RUNTIMES
 
@@ -90,6 +90,8 @@ def test_the_context_is_what_one_request_may_use_and_the_server_divides_it() -> 
         (replace(SPEC, threads=6), ("--threads", "6")),
         (replace(SPEC, embeddings=True), ("--embeddings",)),
         (replace(SPEC, chat_template_file="/etc/t.jinja"), ("--chat-template-file", "/etc/t.jinja")),
+        (replace(SPEC, tensor_split=(3, 1)), ("--tensor-split", "3,1")),
+        (replace(SPEC, tensor_split=(0.75, 0.25)), ("--tensor-split", "0.75,0.25")),
         (replace(SPEC, args=("--mlock", "--threads", "2"), threads=6), ("--threads", "6", "--mlock", "--threads", "2")),
     ],
 )
@@ -133,6 +135,11 @@ def test_a_persons_environment_wins() -> None:
     assert started.env["A"] == "b"
 
 
+def test_it_answers_on_its_port_of_this_machine() -> None:
+    assert LLAMA.address(replace(SPEC, host="127.0.0.2"), 4242) == Address("127.0.0.2", 4242)
+    assert LLAMA.ready_path(SPEC) == "/health"
+
+
 def test_each_rung_of_its_ladder_changes_the_command_line() -> None:
     base = Footprint(context=8192, gpu_layers=32)
     rungs = ladder.useful_rungs(base, LLAMA.ladder)
@@ -156,7 +163,7 @@ def test_each_rung_of_its_ladder_changes_the_command_line() -> None:
     ],
 )
 def test_readiness(status: int, body: bytes, meaning: Readiness) -> None:
-    assert LLAMA.readiness(HttpAnswer(status, body)) is meaning
+    assert LLAMA.readiness(SPEC, HttpAnswer(status, body)) is meaning
 
 
 # --- counters: /metrics of a server that answered one request of two tokens with eight -------------------------------
@@ -329,3 +336,73 @@ def test_what_is_not_told_stays_unknown(props: HttpAnswer, models: object) -> No
 
 def test_nothing_is_known_of_a_server_that_answers_nothing() -> None:
     assert LLAMA.identity({}) == Identity()
+
+
+# --- the tokens of a request -----------------------------------------------------------------------------------------
+
+CHAT = "/v1/chat/completions"
+
+
+def counted(endpoint: str, body: object, *answers: HttpAnswer) -> tuple[list[tuple[str, object]], int | None]:
+    """What the server was asked, and the count that came of its `answers`."""
+    asking = LLAMA.count(endpoint, json.dumps(body).encode(), "small")
+    assert asking is not None
+    asked: list[tuple[str, object]] = []
+    left = iter(answers)
+    try:
+        call = next(asking)
+        while True:
+            asked.append((call.path, json.loads(call.body)))
+            call = asking.send(next(left))
+    except StopIteration as end:
+        assert next(left, None) is None, "an answer was left over"
+        return asked, end.value
+
+
+def test_a_chat_is_rendered_and_then_counted() -> None:
+    messages = [{"role": "user", "content": "Hi"}]
+    body = {"model": "small", "messages": messages, "tools": [], "temperature": 1}
+
+    asked, count = counted(CHAT, body, answer({"prompt": "<bos>Q: Hi"}), answer({"tokens": [2, 5, 9]}))
+
+    assert asked == [
+        ("/apply-template", {"messages": messages, "tools": []}),
+        ("/tokenize", {"content": "<bos>Q: Hi", "add_special": True, "parse_special": True}),
+    ]
+    assert count == 3
+
+
+def test_a_text_is_counted_as_it_is() -> None:
+    asked, count = counted("/v1/completions", {"prompt": "Hi"}, answer({"tokens": [5]}))
+
+    assert [path for path, _ in asked] == ["/tokenize"]
+    assert count == 1
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body", "answers"),
+    [
+        (CHAT, {"messages": []}, [answer({"error": {}}, 400)]),
+        (CHAT, {"messages": []}, [answer({"prompt": "Hi"}), answer({"error": {}}, 500)]),
+        (CHAT, {"messages": []}, [answer({"prompt": "Hi"}), answer({"tokens": 3})]),
+        ("/v1/completions", {"prompt": ["Hi", "there"]}, []),
+        ("/v1/completions", [], []),
+    ],
+)
+def test_what_cannot_be_counted_is_unknown(endpoint: str, body: object, answers: list[HttpAnswer]) -> None:
+    assert counted(endpoint, body, *answers)[1] is None
+
+
+def test_other_requests_have_nothing_to_count() -> None:
+    assert LLAMA.count("/v1/embeddings", b'{"input": "Hi"}', "small") is None
+
+
+@pytest.mark.parametrize(
+    ("prompt", "max_tokens", "fits"), [(511, None, True), (512, None, False), (511, 4096, True), (513, 1, False)]
+)
+def test_a_prompt_fits_when_it_leaves_room_for_a_token(prompt: int, max_tokens: int | None, fits: bool) -> None:
+    assert LLAMA.fits(prompt, max_tokens, 512) is fits
+
+
+def test_it_does_not_say_what_would_fit() -> None:
+    assert LLAMA.context_hint(("estimated maximum model length is 512",)) is None

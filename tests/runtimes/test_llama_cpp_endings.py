@@ -5,7 +5,10 @@ from dataclasses import dataclass, replace
 import pytest
 
 from supervisord.core.exits import AskedFor, CauseKind, ExitEvidence, classify
+from supervisord.runtimes.base import BackendSpec, RuntimeKind
 from supervisord.runtimes.llama_cpp import LlamaCpp
+
+SIGNATURES = LlamaCpp().signatures(BackendSpec("big", RuntimeKind.LLAMA_CPP, "/models/big.gguf", ("big",)))
 
 
 @dataclass(frozen=True)
@@ -366,7 +369,7 @@ llama_model_load: error loading model: llama_model_loader: failed to load model 
 
 @pytest.mark.parametrize("ending", ENDINGS, ids=lambda ending: ending.name)
 def test_the_verdict(ending: Ending) -> None:
-    cause = classify(ending.found, LlamaCpp.signatures)
+    cause = classify(ending.found, SIGNATURES)
 
     assert (cause.kind, cause.permanent) == (ending.kind, ending.permanent), cause
     assert cause.summary
@@ -378,7 +381,7 @@ def test_every_kind_of_cause_is_met() -> None:
 
 def test_every_signature_is_needed_by_some_line_that_was_seen() -> None:
     lines = [line.lower() for ending in ENDINGS for line in ending.found.log]
-    unmet = [s.words for s in LlamaCpp.signatures if not any(s.words.lower() in line for line in lines)]
+    unmet = [s.words for s in SIGNATURES if not any(s.words.lower() in line for line in lines)]
 
     # Words of which no whole ending was at hand.
     assert set(unmet) <= {
@@ -389,7 +392,7 @@ def test_every_signature_is_needed_by_some_line_that_was_seen() -> None:
 
 def test_the_first_line_of_the_fall_is_the_evidence() -> None:
     log = tuple((BANNER + WEIGHTS_REFUSED + LOAD_FAILED).strip().splitlines())
-    cause = classify(ExitEvidence(1, log=log, vram_free_ratio=0.04), LlamaCpp.signatures)
+    cause = classify(ExitEvidence(1, log=log, vram_free_ratio=0.04), SIGNATURES)
 
     assert cause.summary.startswith(
         "GPU out of memory: ggml_backend_cuda_buffer_type_alloc_buffer: allocating 20480.00"

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,102 +13,153 @@ import yaml
 from supervisord.config.json_schema import schema_json
 from supervisord.config.parse import parse
 from supervisord.config.places import Surroundings
+from supervisord.runtimes.base import RuntimeKind
+from tests.fakes.config_example import BLOCK, COMMENTED, EXAMPLE, uncommented, with_blocks
 
-ROOT = Path(__file__).parents[2]
-DOCUMENT = ROOT / "docs" / "configuration.md"
-EXAMPLE = ROOT / "etc" / "llm-supervisord.yaml"
-
-COMMENTED = re.compile(r"^( *)#([^ ].*)$", re.MULTILINE)
+DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
 ROW = re.compile(r"^\| `[a-z]", re.MULTILINE)
-AROUND = Surroundings({}, "/home/ada", root=False, folder="/etc/llm-supervisord")
+AROUND = Surroundings({"CLOUD_KEY": "sk-1"}, "/home/ada", root=False, folder="/etc/llm-supervisord")
+EVERY = tuple(kind.value for kind in RuntimeKind)
 
 
-def settings() -> Iterator[tuple[str, dict[str, Any], bool]]:
-    """Path, JSON Schema and whether it is required, of every setting that is no section."""
+@dataclass(frozen=True)
+class Setting:
+    """A setting that is no section, with its JSON Schema; `runtime` is empty outside of backends."""
+
+    path: str
+    schema: dict[str, Any]
+    required: bool
+    runtime: str
+
+    @property
+    def default(self) -> str:
+        value = self.schema.get("default")
+        if self.required or value is None:
+            return "required" if self.required else ""
+        return f"`{value if isinstance(value, str) else json.dumps(value)}`"
+
+
+def settings() -> Iterator[Setting]:
     schema = json.loads(schema_json())
 
-    def inside(kind: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any], bool]]:
+    def inside(kind: dict[str, Any], path: str, runtime: str) -> Iterator[Setting]:
         for name, value in kind["properties"].items():
-            inner, suffix = section_in(value)
-            if inner is not None:
-                yield from inside(schema["$defs"][inner], f"{path}{name}{suffix}.")
-            if inner is None or suffix == "[]":
-                yield f"{path}{name}", value, name in kind.get("required", [])
+            inner, suffix = sections_in(value)
+            for section in inner:
+                definition = schema["$defs"][section]
+                yield from inside(definition, f"{path}{name}{suffix}.", runtime or runtime_of(definition))
+            if not inner or suffix == "[]":
+                yield Setting(f"{path}{name}", value, name in kind.get("required", []), runtime)
 
-    return inside(schema, "")
+    return inside(schema, "", "")
 
 
-def section_in(value: dict[str, Any]) -> tuple[str | None, str]:
-    """The name of the section in a setting's schema, with .NAME for a mapping of them and [] for a list."""
+def runtime_of(kind: dict[str, Any]) -> str:
+    runtime = kind["properties"].get("runtime", {})
+    choices = [choice["enum"] for choice in runtime.get("anyOf", [runtime]) if "enum" in choice]
+    return str(choices[0][0]) if choices else ""
+
+
+def sections_in(value: dict[str, Any]) -> tuple[list[str], str]:
+    """The names of the sections in a setting's schema, with .NAME for a mapping of them and [] for a list."""
     for choice in value.get("anyOf", [value]):
-        patterns = list(choice.get("patternProperties", {}).values())
-        for inner, suffix in [(choice, ""), (choice.get("items", {}), "[]"), *((p, ".NAME") for p in patterns)]:
-            if "$ref" in inner:
-                return inner["$ref"].rpartition("/")[2], suffix
-    return None, ""
+        named = [*choice.get("patternProperties", {}).values(), choice.get("additionalProperties")]
+        kinds = [kind for kind in named if isinstance(kind, dict)]
+        for inner, suffix in [(choice, ""), (choice.get("items", {}), "[]"), *((kind, ".NAME") for kind in kinds)]:
+            found = [one["$ref"].rpartition("/")[2] for one in inner.get("oneOf", [inner]) if "$ref" in one]
+            if found:
+                return found, suffix
+    return [], ""
 
 
-def row(path: str, value: dict[str, Any], required: bool) -> str:
-    default = value.get("default")
-    shown = (
-        "required"
-        if required
-        else ""
-        if default is None
-        else f"`{default if isinstance(default, str) else json.dumps(default)}`"
-    )
-    return f"| `{path}` | {shown} | {value['description']} |"
+def rows() -> dict[str, list[Setting]]:
+    """The rows of the reference. A setting that reads the same for several runtimes has one."""
+    found: dict[tuple[str, str, str], list[Setting]] = {}
+    for setting in settings():
+        found.setdefault((setting.path, setting.default, setting.schema["description"]), []).append(setting)
+    return {row(*cells, tuple(one.runtime for one in same)): same for cells, same in found.items()}
+
+
+def row(path: str, default: str, description: str, runtimes: tuple[str, ...]) -> str:
+    if runtimes == ("",):
+        return f"| `{path}` | {default} | {description} |"
+    named = {EVERY: "all", tuple(kind for kind in EVERY if kind != RuntimeKind.REMOTE): "all but remote"}
+    return f"| `{path}` | {default} | {named.get(runtimes, ', '.join(runtimes))} | {description} |"
 
 
 def test_the_reference_has_exactly_the_settings_of_the_schema() -> None:
-    document = DOCUMENT.read_text()
-    written = [line for line in document.splitlines() if ROW.match(line)]
-    assert sorted(written) == sorted(row(*setting) for setting in settings())
+    written = [line for line in DOCUMENT.read_text().splitlines() if ROW.match(line)]
+    assert sorted(written) == sorted(rows())
 
 
 def test_every_setting_has_a_description() -> None:
-    assert [path for path, value, _ in settings() if not value.get("description", "").endswith(".")] == []
+    assert [one.path for one in settings() if not one.schema.get("description", "").endswith(".")] == []
 
 
-def uncommented() -> str:
-    return COMMENTED.sub(r"\1\2", EXAMPLE.read_text())
+# --- the example -----------------------------------------------------------------------------------------------------
+
+
+def backends(text: str) -> int:
+    return len(parse(text.encode(), file="example", around=AROUND).backends)
 
 
 def test_the_example_is_valid_as_it_is() -> None:
-    assert len(parse(EXAMPLE.read_bytes(), file="example", around=AROUND).backends) == 1
+    assert backends(EXAMPLE.read_text()) == 1
 
 
 def test_the_example_is_valid_with_everything_uncommented() -> None:
-    assert len(parse(uncommented().encode(), file="example", around=AROUND).backends) == 1
+    specs = parse(uncommented().encode(), file="example", around=AROUND).backends
+    assert sorted(spec.runtime for spec in specs) == sorted(RuntimeKind)
+
+
+@pytest.mark.parametrize("block", list(BLOCK.finditer(EXAMPLE.read_text())), ids=lambda block: block[2].split(":")[0])
+def test_the_example_is_valid_with_one_block_uncommented(block: re.Match[str]) -> None:
+    text = EXAMPLE.read_text()
+    assert backends(text[: block.start()] + with_blocks(block[0]) + text[block.end() :]) in {1, 2}
 
 
 @pytest.mark.parametrize(
-    "match", list(COMMENTED.finditer(EXAMPLE.read_text())), ids=lambda match: match[2].split(":")[0]
+    "match", list(COMMENTED.finditer(with_blocks(EXAMPLE.read_text()))), ids=lambda match: match[2].split(":")[0]
 )
 def test_the_example_is_valid_with_one_setting_uncommented(match: re.Match[str]) -> None:
-    text = EXAMPLE.read_text()
-    changed = text[: match.start()] + match[1] + match[2] + text[match.end() :]
-    assert len(parse(changed.encode(), file="example", around=AROUND).backends) == 1
+    text = with_blocks(EXAMPLE.read_text())
+    assert backends(text[: match.start()] + match[1] + match[2] + text[match.end() :]) == len(RuntimeKind)
 
 
 def test_uncommenting_the_example_changes_no_default() -> None:
     """What the example shows as a default is the default, wherever there is one."""
-    as_it_is = flat(yaml.safe_load(uncommented()))
-    for path, value, required in settings():
-        written = as_it_is.get(path.replace("NAME", "small"))
-        if not required and value.get("default") is not None:
-            assert written == value["default"], path
+    shown = in_example()
+    for setting in settings():
+        default = setting.schema.get("default")
+        if (setting.path, setting.runtime) in shown and not setting.required and default is not None:
+            assert shown[setting.path, setting.runtime] == default, setting.path
 
 
 def test_every_setting_is_in_the_example() -> None:
-    known = flat(yaml.safe_load(uncommented()))
-    wanted = [path.replace("NAME", "small") for path, _, _ in settings() if "[]" not in path]
-    assert sorted(known) == sorted(wanted)
-    for key in ("kv", "context", "gpu_layers"):
-        assert f"{{{key}: " in EXAMPLE.read_text()
+    """One that reads the same for several runtimes is there once at least."""
+    shown = in_example()
+    for written, same in rows().items():
+        path = same[0].path
+        if "[]" in path:
+            assert re.search(rf"[{{,] ?{path.rpartition('.')[2]}: ", EXAMPLE.read_text()), written
+        else:
+            assert any((path, one.runtime) in shown for one in same), written
 
 
-def flat(values: dict[str, Any], path: str = "") -> dict[str, Any]:
+def in_example() -> dict[tuple[str, str], Any]:
+    """What the example shows, by path and runtime."""
+    document = yaml.safe_load(uncommented())
+    found = {}
+    for runtime, kind, values in (
+        *((backend["runtime"], "backends.NAME.", backend) for backend in document.pop("backends").values()),
+        *(("", "models.NAME.", model) for model in document.pop("models").values()),
+        ("", "", document),
+    ):
+        found |= {(path, runtime): value for path, value in flat(values, kind).items()}
+    return found
+
+
+def flat(values: dict[str, Any], path: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict) and value:

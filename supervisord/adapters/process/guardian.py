@@ -13,6 +13,7 @@ The control socket keeps message borders. From the daemon: `term` (SIGTERM and S
 """
 
 import ctypes
+import errno
 import os
 import select
 import signal
@@ -25,6 +26,9 @@ STUCK_AFTER_S = 5.0  # a process that is still there so long after SIGKILL hangs
 STUCK_TOLD = 100  # of them at most are named: a message has to fit its reader
 PAUSE_S, PAUSE_MAX_S, PAUSE_STUCK_S = 0.01, 0.1, 1.0  # between two rounds of killing
 CANNOT_START = 127
+MPOL_PREFERRED = 1  # <linux/mempolicy.h>
+MOST_NODES = 1024  # of the mask; a power of two no kernel exceeds (CONFIG_NODES_SHIFT is at most 10)
+SET_MEMPOLICY = {"x86_64": 238, "aarch64": 237, "riscv64": 237, "ppc64le": 261, "s390x": 270}  # <asm/unistd.h>
 
 
 class Process:
@@ -112,21 +116,34 @@ def prctl(option: int, value: "int | bytes") -> None:
 class Description:
     """What to start, as the daemon packed it: NUL-terminated strings, since none of them can hold a NUL."""
 
-    __slots__ = ("argv", "cwd", "env", "nice", "oom_score_adj")
+    __slots__ = ("argv", "cpus", "cwd", "env", "memory_node", "nice", "oom_score_adj")
 
     def __init__(self, packed: bytes) -> None:
-        cwd, nice, oom_score_adj, count, *rest = packed.split(b"\0")[:-1]
+        cwd, nice, oom_score_adj, cpus, memory_node, count, *rest = packed.split(b"\0")[:-1]
         self.cwd = cwd
         self.nice = int(nice)
         self.oom_score_adj = oom_score_adj  # empty: as it is
+        self.cpus = {int(number) for number in cpus.split()}  # empty: as they are
+        self.memory_node = int(memory_node)  # below 0: the system's choice
         self.argv = rest[: int(count)]
         self.env = dict(item.split(b"=", 1) for item in rest[int(count) :])
 
 
-def pack(argv: "list[str]", env: "dict[str, str]", cwd: str, nice: int, oom_score_adj: "int | None") -> bytes:
+def pack(
+    argv: "list[str]",
+    env: "dict[str, str]",
+    *,
+    cwd: str = "",
+    nice: int = 0,
+    oom_score_adj: "int | None" = None,
+    cpus: "tuple[int, ...]" = (),
+    memory_node: "int | None" = None,
+) -> bytes:
     """The counterpart of `Description`, used by the daemon."""
     adjust = "" if oom_score_adj is None else str(oom_score_adj)
-    parts = [cwd, str(nice), adjust, str(len(argv)), *argv, *(f"{name}={value}" for name, value in env.items())]
+    node = "-1" if memory_node is None else str(memory_node)
+    parts = [cwd, str(nice), adjust, " ".join(map(str, cpus)), node, str(len(argv)), *argv]
+    parts += [f"{name}={value}" for name, value in env.items()]
     return b"".join(os.fsencode(part) + b"\0" for part in parts)
 
 
@@ -257,6 +274,8 @@ def become(description: Description, guardian: int, report: int) -> None:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         adjust(description)
+        stage = "cpus"
+        place(description)
         stage = "chdir"
         if description.cwd:
             os.chdir(description.cwd)
@@ -277,7 +296,38 @@ def adjust(description: Description) -> None:
         if description.nice:
             os.nice(description.nice)
     except OSError as error:
-        os.write(2, f"llm-supervisord: oom_score_adj or nice not set: {error.strerror}\n".encode())
+        say(f"oom_score_adj or nice not set: {error.strerror}")
+
+
+def place(description: Description) -> None:
+    """Processors and memory. Raises OSError where none of the processors may be used; lesser trouble is only said."""
+    if description.cpus:
+        os.sched_setaffinity(0, description.cpus)
+        refused = description.cpus - os.sched_getaffinity(0)
+        if refused:
+            say(f"these processors are not there, or not for it: {sorted(refused)}; the others are used")
+    if description.memory_node >= 0:
+        try:
+            prefer_memory_of(description.memory_node)
+        except OSError as error:
+            say(f"memory is not taken from NUMA node {description.memory_node} first: {error.strerror}")
+
+
+def prefer_memory_of(node: int) -> None:
+    """set_mempolicy(2), which the C library does not wrap and containers often forbid. Raises OSError."""
+    number = SET_MEMPOLICY.get(os.uname().machine)
+    if number is None or node >= MOST_NODES:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    mask = (1 << node).to_bytes(MOST_NODES // 8, sys.byteorder)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(ctypes.c_long(number), MPOL_PREFERRED, mask, ctypes.c_ulong(MOST_NODES + 1)) != 0:
+        failed = ctypes.get_errno()
+        raise OSError(failed, os.strerror(failed))
+
+
+def say(words: str) -> None:
+    """In the log of the backend."""
+    os.write(2, f"llm-supervisord: {words}\n".encode())
 
 
 def close_strays() -> None:

@@ -5,7 +5,7 @@ import fcntl
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,8 @@ _DAEMON_ONLY = (
 # Isolated, no site packages, environment ignored: nothing of the backend's configuration reaches the guardian.
 COMMAND: tuple[str, ...] = (sys.executable, "-I", "-S", "-E", guardian.__file__)
 INTERPRETER_NEEDS: tuple[str, ...] = ("LD_LIBRARY_PATH",)  # some builds of Python do not start without it
+
+_MOST_PROCESSORS = 8192  # no kernel is built for more (CONFIG_NR_CPUS)
 
 # Trying again can help; everything else in the way of fork and exec needs somebody to change something.
 _PASSING = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY, errno.EIO, errno.EINTR}
@@ -56,8 +58,12 @@ def marks(instance: str, spec: ProcessSpec) -> dict[str, str]:
 
 def environment(base: Mapping[str, str], spec: ProcessSpec, instance: str) -> dict[str, str]:
     """The daemon's environment without what is its own, then the backend's, then the marks."""
-    inherited = {name: value for name, value in base.items() if name not in _DAEMON_ONLY}
-    return inherited | dict(spec.env) | marks(instance, spec)
+    return inherited(base) | dict(spec.env) | marks(instance, spec)
+
+
+def inherited(base: Mapping[str, str]) -> dict[str, str]:
+    """The daemon's environment without what is its own."""
+    return {name: value for name, value in base.items() if name not in _DAEMON_ONLY}
 
 
 def launch(spec: ProcessSpec, env: Mapping[str, str], marked: Mapping[str, str]) -> Launched:
@@ -70,12 +76,14 @@ def launch(spec: ProcessSpec, env: Mapping[str, str], marked: Mapping[str, str])
 
 
 def failure(spec: ProcessSpec, stage: str, number: int) -> SpawnError:
-    """The error for `errno` number at a stage: guardian, fork, chdir or exec."""
+    """The error for `errno` number at a stage: guardian, fork, cpus, chdir or exec."""
     text = os.strerror(number)
     passing = number in _PASSING
     match stage:
         case "exec":
             message = f"cannot start {spec.name}: {_exec_problem(spec, number)}"
+        case "cpus":
+            message = f"cannot start {spec.name}: {_no_processors(spec.cpus)}"
         case "chdir":
             message = (
                 f"cannot start {spec.name}: its working folder {spec.cwd} cannot be entered: {text}; correct `cwd`"
@@ -84,6 +92,11 @@ def failure(spec: ProcessSpec, stage: str, number: int) -> SpawnError:
             passing = True  # nothing about the backend was tried yet
             message = f"cannot start {spec.name}: the system refuses a new process: {text}{_remedy(number)}"
     return SpawnError(message, permanent=not passing)
+
+
+def _no_processors(cpus: Sequence[int]) -> str:
+    named = ", ".join(map(str, cpus[:16])) + (", …" if len(cpus) > 16 else "")
+    return f"none of its processors ({named}) exists and may be used by the daemon; correct `cpus` or `numa_node`"
 
 
 def _exec_problem(spec: ProcessSpec, number: int) -> str:
@@ -125,6 +138,8 @@ def _check(spec: ProcessSpec, env: Mapping[str, str]) -> None:
         raise SpawnError(f"cannot start {spec.name}: its command line is empty; set `command`", permanent=True)
     if any("\0" in part for part in (spec.cwd, *spec.argv, *env.keys(), *env.values())):
         raise SpawnError(f"cannot start {spec.name}: a NUL byte in its arguments or environment", permanent=True)
+    if not all(0 <= number < _MOST_PROCESSORS for number in spec.cpus):
+        raise SpawnError(f"cannot start {spec.name}: {_no_processors(spec.cpus)}", permanent=True)
 
 
 def _launch(spec: ProcessSpec, env: Mapping[str, str], marked: Mapping[str, str]) -> Launched:
@@ -138,7 +153,7 @@ def _launch(spec: ProcessSpec, env: Mapping[str, str], marked: Mapping[str, str]
             control.setblocking(False)  # noqa: FBT003 - the signature of the standard library
             description = os.memfd_create("description", os.MFD_CLOEXEC)
             theirs.callback(os.close, description)
-            os.write(description, guardian.pack(list(spec.argv), dict(env), spec.cwd, spec.nice, spec.oom_score_adj))
+            os.write(description, _packed(spec, env))
             os.lseek(description, 0, os.SEEK_SET)
             sources = (stdout_writer, stderr_writer, control_theirs.fileno(), description)
             pid = _spawn(spec.name, sources, marked)
@@ -151,6 +166,18 @@ def _launch(spec: ProcessSpec, env: Mapping[str, str], marked: Mapping[str, str]
             raise
         ours.pop_all()
     return Launched(process, pidfd, control, stdout, stderr)
+
+
+def _packed(spec: ProcessSpec, env: Mapping[str, str]) -> bytes:
+    return guardian.pack(
+        list(spec.argv),
+        dict(env),
+        cwd=spec.cwd,
+        nice=spec.nice,
+        oom_score_adj=spec.oom_score_adj,
+        cpus=spec.cpus,
+        memory_node=spec.memory_node,
+    )
 
 
 def _pipe(ours: ExitStack, theirs: ExitStack) -> tuple[int, int]:

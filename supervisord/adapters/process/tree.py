@@ -14,6 +14,7 @@ from supervisord.core.memory import TreeUsage
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _LISTEN = "0A"  # <net/tcp_states.h>
 _SWAP = re.compile(rb"^VmSwap:\s+(\d+) kB", re.MULTILINE)
+_MAPPED = re.compile(rb"^RssFile:\s+(\d+) kB", re.MULTILINE)
 _RSS = re.compile(rb"^VmRSS:\s+(\d+) kB", re.MULTILINE)
 
 
@@ -28,15 +29,16 @@ def members(guardian: Process) -> list[Process]:
 
 def measure(guardian: Process, tree: Collection[Process]) -> TreeUsage:
     """Sizes in bytes (shared pages count in each process), CPU seconds with those of the children that have ended."""
-    rss = swap = 0
+    rss = swap = mapped = 0
     for one in tree:
         status = _read(f"/proc/{one.pid}/status")
         rss += _kib(_RSS, status)
         swap += _kib(_SWAP, status)
+        mapped += _kib(_MAPPED, status)
     now = process(guardian.pid)
     ticks = now.children_ticks if now is not None and now.start == guardian.start else 0
     ticks += sum(one.ticks + one.children_ticks for one in tree)
-    return TreeUsage(tuple(one.pid for one in tree), rss, swap, ticks / TICKS_PER_S)
+    return TreeUsage(tuple(one.pid for one in tree), rss, swap, ticks / TICKS_PER_S, mapped)
 
 
 def listens(tree: Collection[Process], port: int) -> bool:

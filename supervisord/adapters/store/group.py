@@ -12,7 +12,7 @@ import msgspec
 
 from supervisord.adapters.store.statements import Row
 from supervisord.core.job import TERMINAL
-from supervisord.core.record import AttemptRecord, EventRecord, Identity, JobRecord, JobResult
+from supervisord.core.record import AttemptRecord, EventRecord, FootprintRecord, Identity, JobRecord, JobResult
 
 # status, attempt, backend, generation, started_at, queue_wait_s, finished_at, reason, detail
 State = tuple[object, ...]
@@ -36,6 +36,7 @@ class Rows:
     profiles: tuple[Row, ...] = ()
     attempts: tuple[Row, ...] = ()
     events: tuple[Row, ...] = ()
+    footprints: tuple[Row, ...] = ()
 
 
 @dataclass(slots=True)
@@ -65,6 +66,7 @@ class Group:
     _profiles: list[Row] = field(default_factory=list)
     _attempts: list[Row] = field(default_factory=list)
     _events: list[Row] = field(default_factory=list)
+    _footprints: dict[str, Row] = field(default_factory=dict)
 
     def job(self, job: JobRecord, body: bytes | None) -> None:
         self.records += 1
@@ -156,6 +158,18 @@ class Group:
             )
         )
 
+    def footprint(self, footprint: FootprintRecord) -> None:
+        """The last one of a key counts."""
+        self.records += 1
+        self._footprints[footprint.key] = (
+            footprint.key,
+            footprint.backend,
+            footprint.at,
+            footprint.vram,
+            footprint.ram,
+            footprint.load_s,
+        )
+
     def _profile(self, attempt: AttemptRecord) -> int:
         who = attempt.identity
         key = (attempt.runtime, attempt.rung, attempt.hardware, who)
@@ -178,6 +192,7 @@ class Group:
             profiles=tuple(self._profiles),
             attempts=tuple(self._attempts),
             events=tuple(self._events),
+            footprints=tuple(self._footprints.values()),
         )
 
     def pieces(self) -> Iterator[tuple[str, Rows]]:
@@ -193,6 +208,8 @@ class Group:
             yield f"attempt {row[1]} of job {row[0]}", Rows(attempts=(_clean(row),))
         for row in every.events:
             yield "an event", Rows(events=(_clean(row),))
+        for row in every.footprints:
+            yield f"the footprint of {row[1]}", Rows(footprints=(_clean(row),))
 
     def _bodies(self, row: Row, *, new: bool) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
         job_id = str(row[0])

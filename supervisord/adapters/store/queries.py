@@ -8,7 +8,7 @@ from supervisord.adapters.store.rows import attempt_record, stored_event, stored
 from supervisord.adapters.store.statements import SQL
 from supervisord.core.errors import ConflictError, InvalidRequestError
 from supervisord.core.job import JobStatus
-from supervisord.core.record import AttemptRecord
+from supervisord.core.record import AttemptRecord, FootprintRecord
 from supervisord.ports import DayCounts, JobFilter, StoredEvent, StoredJob
 
 LARGEST_PAGE: Final = 1000
@@ -108,6 +108,11 @@ def counts_since(connection: sqlite3.Connection, since: float) -> DayCounts:
         done=counts.get(JobStatus.DONE, 0),
         failed=counts.get(JobStatus.FAILED, 0) + counts.get(JobStatus.ABANDONED, 0),
     )
+
+
+def footprints(connection: sqlite3.Connection) -> Sequence[FootprintRecord]:
+    """All there are: one for each configuration that ever ran, so a few dozen."""
+    return [FootprintRecord(*row) for row in connection.execute(SQL["footprints"])]
 
 
 def _filled(name: str, **parts: str) -> str:

@@ -19,7 +19,7 @@ from supervisord.adapters.store.statements import SQL
 from supervisord.adapters.store.trouble import describe
 from supervisord.adapters.store.writer import EVENT, NEW_JOB, OF_ACCEPTED, Writer
 from supervisord.core.errors import StateFolderError, StoreUnavailableError
-from supervisord.core.record import AttemptRecord, EventRecord, Identity, JobRecord, JobResult
+from supervisord.core.record import AttemptRecord, EventRecord, FootprintRecord, Identity, JobRecord, JobResult
 from supervisord.ports import DayCounts, JobFilter, Recovery, StoredEvent, StoredJob, StoreState
 
 _T = TypeVar("_T")
@@ -104,6 +104,10 @@ class SqliteStore:
     def put_event(self, event: EventRecord) -> None:
         self._writer.hand_over(EVENT, 0, Group.event, event)
 
+    def put_footprint(self, footprint: FootprintRecord) -> None:
+        """Replaces what was known of the same key."""
+        self._writer.hand_over(EVENT, 0, Group.footprint, footprint)
+
     async def flush(self) -> None:
         """Everything handed over before is safe from a crash and a power cut on return.
 
@@ -130,6 +134,10 @@ class SqliteStore:
     async def counts_since(self, since: float) -> DayCounts:
         """Jobs that ended since then; the abandoned count as failed, the cancelled as neither."""
         return await self._read(partial(queries.counts_since, since=since))
+
+    async def footprints(self) -> Sequence[FootprintRecord]:
+        """All that are known, in the order of their keys."""
+        return await self._read(queries.footprints)
 
     async def _read(self, query: Callable[[sqlite3.Connection], _T]) -> _T:
         readers, writer = self._open_parts.readers, self._writer

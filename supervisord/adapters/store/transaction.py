@@ -80,6 +80,7 @@ def _write(connection: sqlite3.Connection, rows: Rows) -> None:
     _PROFILES.run(connection, rows.profiles)
     _ATTEMPTS.run(connection, rows.attempts)
     _EVENTS.run(connection, rows.events)
+    connection.executemany(SQL["put_footprint"], rows.footprints)
 
 
 def _mark(connection: sqlite3.Connection, *, durable: bool) -> None:

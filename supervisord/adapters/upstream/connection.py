@@ -1,4 +1,4 @@
-"""One TCP connection to a backend, and the framing of the answers on it."""
+"""One connection to a backend, with or without TLS, and the framing of the answers on it."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from typing import Protocol, cast
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from typing_extensions import override
 
+from supervisord.adapters.upstream.destination import Destination
 from supervisord.adapters.upstream.exchange import RelayExchange
 from supervisord.ports import UpstreamFault
 
@@ -56,13 +57,13 @@ class Connection(asyncio.Protocol):
         "_timer",
         "_transport",
         "_unproductive",
-        "address",
+        "destination",
         "heard_at",
         "on_body",
     )
 
-    def __init__(self, owner: Owner, address: tuple[str, int], loop: asyncio.AbstractEventLoop) -> None:
-        self.address = address
+    def __init__(self, owner: Owner, destination: Destination, loop: asyncio.AbstractEventLoop) -> None:
+        self.destination = destination
         self.heard_at = 0.0  # monotonic seconds of the last read; when idle: since then
         self.on_body: Callable[[bytes], None]  # the parser calls list.append directly: no Python frame per chunk
         self._owner = owner
@@ -270,7 +271,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def _name(self) -> str:
-        return f"{self.address[0]}:{self.address[1]}"
+        return self.destination.name
 
     def _ends_with_connection(self) -> bool:
         """Whether the answer has neither a length nor chunks, so that the end of the connection is its own."""

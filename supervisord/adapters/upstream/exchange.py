@@ -3,6 +3,7 @@
 import asyncio
 from typing import Protocol
 
+from supervisord.adapters.upstream.destination import Destination
 from supervisord.ports import Receiver, UpstreamFault, UpstreamRequest
 
 
@@ -75,16 +76,15 @@ class RelayExchange:
         return line
 
 
-def encode_head(request: UpstreamRequest) -> bytes:
-    """The head of a request, with Host and Content-Length added to the caller's headers.
+def encode_head(request: UpstreamRequest, destination: Destination) -> bytes:
+    """The head of a request, with Host, the address's headers and Content-Length added to the caller's headers.
 
     Raises ValueError where method, path or a header would break out of its line, or has no Latin-1 form.
     """
-    host = f"[{request.host}]" if ":" in request.host else request.host
-    lines = [f"{request.method} {request.path} HTTP/1.1", f"host: {host}:{request.port}"]
-    lines += [f"{name}: {value}" for name, value in request.headers]
-    lines.append(f"content-length: {len(request.body)}\r\n\r\n")
-    head = "\r\n".join(lines)
-    if head.count("\n") != len(lines) + 1 or head.count("\r") != len(lines) + 1 or lines[0].count(" ") != 2:
-        raise ValueError(f"request to {host}:{request.port}: a line break or blank inside its head: {lines[0]!r}")
+    line = f"{request.method} {destination.prefix}{request.path} HTTP/1.1"
+    fields = "".join([f"{name}: {value}\r\n" for name, value in request.headers])
+    head = f"{line}\r\n{destination.fields}{fields}content-length: {len(request.body)}\r\n\r\n"
+    lines = destination.lines + len(request.headers) + 3
+    if head.count("\n") != lines or head.count("\r") != lines or line.count(" ") != 2:
+        raise ValueError(f"request to {destination.name}: a line break or blank inside its head: {line!r}")
     return head.encode("latin-1")

@@ -160,7 +160,7 @@ def _refusal(status: int, raw: bytes) -> Failure:
     except Failure:
         return _foreign(f"HTTP status {status} without a reason")
     kind = _FAILURES.get(error.text("code"), Failure)
-    return kind(error.text("message") or f"the daemon refused with HTTP status {status} and gave no reason")
+    return kind(error.lines("message") or f"the daemon refused with HTTP status {status} and gave no reason")
 
 
 def _lines(response: http.client.HTTPResponse, *, follow: bool, timeout: float) -> Iterator[bytes]:

@@ -20,6 +20,10 @@ _COMMANDS: Mapping[str, str] = {
     "stop": "backends",
     "restart": "backends",
     "reset": "backends",
+    "load": "backends",
+    "unload": "backends",
+    "models": "models",
+    "reload": "reload",
     "logs": "backends",
     "jobs": "jobs",
     "events": "events",
@@ -35,7 +39,7 @@ Exit statuses:
   3    the daemon is not running
   4    permission denied
   5    no answer in time
-  6    no such backend or job
+  6    no such backend, model or job
   130  ended by Ctrl-C
 """
 

@@ -1,15 +1,17 @@
 """`supctl status` on a screen: what the daemon, the host and the GPUs do, then a line for each backend."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from supervisord.cli.supctl import pool_view
 from supervisord.cli.supctl.figures import ABSENT, count, gib, mib_rate, rate, span, tokens
 from supervisord.cli.supctl.screen import Cell, Screen, Style
 from supervisord.cli.supctl.table import Column, table
-from supervisord.cli.supctl.wire import Backend, Gpu, Host, Queue, Status
+from supervisord.cli.supctl.wire import Backend, Gpu, Host, Pool, Queue, Status
 
 STALE_AFTER_S = 15.0  # three times the slowest sampling: an older figure is told with its age
 NO_SWAP = "no swap"  # the daemon lists it among what is missing, in these words
+HOST = "host"  # the key of its pool
 HOLDERS_SHOWN = 4  # a desktop holds VRAM with dozens of small processes
 
 _PHASES = {
@@ -45,8 +47,13 @@ _COLUMNS = (
 def report(status: Status, screen: Screen) -> list[str]:
     """The lines of the report; none is wider than the screen."""
     lines = screen.flow(_summary(status), gap="  ")
+    pools = {pool.key: pool for pool in status.pools}
     lines += screen.flow(_host(status.host), gap="   ", indent="      ")
-    lines += _gpus(status, screen)
+    lines += pool_view.below(pools.pop(HOST, None), screen)
+    lines += _gpus(status, pools, screen)
+    for backend in status.backends:
+        if backend.held:
+            lines += _wrapped(Cell(f"{backend.name} waits for its place: {backend.held}", Style.BUSY), screen)
     for warning in _warnings(status):
         lines += _wrapped(warning, screen)
     lines.append("")
@@ -113,7 +120,7 @@ def _age(age: float | None, *, stale: bool = False) -> list[Cell]:
     return [Cell(f"stale: measured {span(age)} ago", Style.BAD)]
 
 
-def _gpus(status: Status, screen: Screen) -> list[str]:
+def _gpus(status: Status, pools: Mapping[str, Pool], screen: Screen) -> list[str]:
     lines: list[str] = []
     if status.sensor_state == "absent":
         return _wrapped(Cell(f"gpu   none ({status.sensor_problem or 'no GPU'})", Style.FAINT), screen, indent="      ")
@@ -121,17 +128,19 @@ def _gpus(status: Status, screen: Screen) -> list[str]:
         why = f": {status.sensor_problem}" if status.sensor_problem else ""
         lines += _wrapped(Cell(f"gpu   sensor {status.sensor_state}{why}", Style.BAD), screen, indent="      ")
     for gpu in status.gpus:
-        lines += screen.flow(_gpu(gpu), gap="   ", indent="      ")
+        pool = pools.get(gpu.uuid)
+        lines += screen.flow(_gpu(gpu, told_below=pool is not None), gap="   ", indent="      ")
+        lines += pool_view.below(pool, screen)
     return lines
 
 
-def _gpu(gpu: Gpu) -> list[Cell]:
+def _gpu(gpu: Gpu, *, told_below: bool) -> list[Cell]:
     head = f"gpu{gpu.index}  {short_name(gpu.name)}"
     if gpu.state == "lost":
         return [Cell(f"{head}  lost: {gpu.problem or 'it does not answer any more'}", Style.BAD)]
     memory = f"{head}  VRAM {gib(gpu.used)}/{gib(gpu.total)} GiB {gpu.pressure}".rstrip()
     cells = [Cell(memory, _PRESSURES.get(gpu.pressure, Style.PLAIN))]
-    if gpu.holders:
+    if gpu.holders and not told_below:
         cells.append(Cell(_holders(gpu)))
     figures = ((gpu.utilization and gpu.utilization * 100, "% busy"), (gpu.temperature_c, "°C"), (gpu.power_w, "W"))
     cells += [Cell(f"{value:.0f} {unit}") for value, unit in figures if value is not None]
@@ -169,11 +178,23 @@ def _wrapped(warning: Cell, screen: Screen, indent: str = "  ") -> list[str]:
     return [screen.paint(Cell(part, warning.style)) for part in parts]
 
 
+def phase(name: str) -> Cell:
+    """The phase of a backend, in its colour."""
+    return Cell(name or ABSENT, _PHASES.get(name, Style.PLAIN))
+
+
+def quantized(told: str) -> str:
+    """llama.cpp says "Q4_K - Medium", files and people Q4_K_M."""
+    for words, letter in ((" - Small", "_S"), (" - Medium", "_M"), (" - Large", "_L")):
+        told = told.replace(words, letter)
+    return told
+
+
 def _row(backend: Backend) -> Sequence[Cell]:
     remote = backend.runtime == "remote"
     return (
         Cell(backend.name),
-        Cell(backend.phase or ABSENT, _PHASES.get(backend.phase, Style.PLAIN)),
+        phase(backend.phase),
         Cell(span(backend.since_s)),
         Cell(ABSENT if backend.pid is None else str(backend.pid)),
         Cell(_model(backend)),
@@ -190,9 +211,7 @@ def _row(backend: Backend) -> Sequence[Cell]:
 def _model(backend: Backend) -> str:
     if not backend.model:
         return "remote" if backend.runtime == "remote" else ABSENT
-    model, quantization = backend.model.removesuffix(".gguf"), backend.quantization
-    for words, letter in ((" - Small", "_S"), (" - Medium", "_M"), (" - Large", "_L")):
-        quantization = quantization.replace(words, letter)  # llama.cpp says "Q4_K - Medium", files and people Q4_K_M
+    model, quantization = backend.model.removesuffix(".gguf"), quantized(backend.quantization)
     if not quantization or quantization.casefold() in model.casefold():
         return model
     return f"{model} {quantization}"

@@ -26,6 +26,11 @@ class Doc:
         value = self.values.get(key)
         return clean(value) if isinstance(value, str) else ""
 
+    def lines(self, key: str) -> str:
+        """A text of several lines, each of them clean."""
+        value = self.values.get(key)
+        return "\n".join(clean(line) for line in value.splitlines()) if isinstance(value, str) else ""
+
     def number(self, key: str) -> float | None:
         value = self.values.get(key)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -119,6 +124,7 @@ class Holder:
 @dataclass(frozen=True, slots=True)
 class Gpu:
     index: int
+    uuid: str
     name: str
     state: str
     problem: str
@@ -135,6 +141,7 @@ class Gpu:
     def read(cls, doc: Doc) -> "Gpu":
         return cls(
             index=doc.count("index"),
+            uuid=doc.text("uuid"),
             name=doc.text("name"),
             state=doc.text("state"),
             problem=doc.text("problem"),
@@ -146,6 +153,52 @@ class Gpu:
             power_w=doc.number("power_w"),
             sample_age_s=doc.number("sample_age_s"),
             holders=tuple(Holder.read(item) for item in doc.each("holders")),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A backend in a pool. `source`: how `expected` is known: configured, learned, estimated, unknown."""
+
+    backend: str
+    standing: str
+    held: int
+    expected: int | None
+    source: str
+
+    @classmethod
+    def read(cls, doc: Doc) -> "Tenant":
+        return cls(
+            backend=doc.text("backend"),
+            standing=doc.text("standing"),
+            held=doc.count("held_bytes"),
+            expected=doc.whole("expected_bytes"),
+            source=doc.text("source"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Memory that is shared: the host's, or one GPU's (`key` is its UUID)."""
+
+    key: str
+    label: str
+    reserve: int
+    problem: str
+    tenants: tuple[Tenant, ...]
+    foreign: tuple[Holder, ...]
+    unexplained: int
+
+    @classmethod
+    def read(cls, doc: Doc) -> "Pool":
+        return cls(
+            key=doc.text("key"),
+            label=doc.text("label"),
+            reserve=doc.count("reserve_bytes"),
+            problem=doc.text("problem"),
+            tenants=tuple(Tenant.read(item) for item in doc.each("holders")),
+            foreign=tuple(Holder.read(item) for item in doc.each("foreign")),
+            unexplained=doc.count("unexplained_bytes"),
         )
 
 
@@ -167,6 +220,7 @@ class Backend:
     restarts: int
     last_reason: str
     note: str
+    held: str  # what it waits for before it may start
     rss: int | None
     vram: int | None
     next_start_in_s: float | None
@@ -191,6 +245,7 @@ class Backend:
             restarts=doc.count("restarts"),
             last_reason=doc.text("last_reason"),
             note=doc.text("note"),
+            held=doc.text("held"),
             rss=doc.whole("rss_bytes"),
             vram=doc.whole("vram_bytes"),
             next_start_in_s=doc.number("next_start_in_s"),
@@ -212,6 +267,7 @@ class Status:
     sensor_state: str
     sensor_problem: str
     gpus: tuple[Gpu, ...]
+    pools: tuple[Pool, ...]
     store_problem: str
     backends: tuple[Backend, ...]
 
@@ -231,6 +287,7 @@ class Status:
             sensor_state=sensor.text("state"),
             sensor_problem=sensor.text("problem"),
             gpus=tuple(Gpu.read(item) for item in doc.each("gpus")),
+            pools=tuple(Pool.read(item) for item in doc.each("pools")),
             store_problem=doc.child("store").text("problem"),
             backends=tuple(Backend.read(item) for item in doc.each("backends")),
         )

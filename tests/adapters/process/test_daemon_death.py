@@ -162,7 +162,7 @@ def guardian_of(daemon: int, marker: Path, last: str = "sleep 1000") -> tuple[su
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     description = os.memfd_create("description")
     spec = sh(f"trap '' TERM; touch {marker}; exec {last}")
-    os.write(description, guardian.pack(list(spec.argv), {"PATH": os.environ["PATH"]}, "", 0, None))
+    os.write(description, guardian.pack(list(spec.argv), {"PATH": os.environ["PATH"]}))
     os.lseek(description, 0, os.SEEK_SET)
     script = 'exec 3<&"$1" 4<&"$2"; shift 2; exec "$@"'
     command = ["bash", "-c", script, "-", str(theirs.fileno()), str(description), *launch.COMMAND, "b", str(daemon)]

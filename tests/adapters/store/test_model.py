@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from supervisord.adapters.store import SqliteStore
 from supervisord.core.job import TERMINAL, FailureReason, JobStatus
-from supervisord.core.record import AttemptRecord, EventRecord, JobRecord, JobResult
+from supervisord.core.record import AttemptRecord, EventRecord, FootprintRecord, JobRecord, JobResult
 from supervisord.ports import JobFilter, JobStore
-from tests.fakes.records import a_job, a_result, an_attempt, an_event
+from tests.fakes.records import a_footprint, a_job, a_result, an_attempt, an_event
 from tests.fakes.store import MemoryStore
 
 JOBS = ("a", "ab", "b", "c")
@@ -55,10 +55,20 @@ results = st.builds(
 events = st.builds(
     an_event, words, at=times, backend=st.none() | backends, detail=st.none() | words | st.integers(0, 9)
 )
+sizes = st.none() | st.integers(0, 2**62)
+footprints = st.builds(
+    a_footprint,
+    st.sampled_from(["x", "y"]),
+    backend=backends,
+    at=times,
+    vram=sizes,
+    ram=sizes,
+    load_s=st.none() | st.floats(0, 1e6),
+)
 pauses = st.sampled_from(["flush", "look", "reopen"])
-steps = st.lists(job_puts | starts | attempts | results | events | pauses, max_size=30)
+steps = st.lists(job_puts | starts | attempts | results | events | footprints | pauses, max_size=30)
 
-Step = JobRecord | AttemptRecord | JobResult | EventRecord | tuple[str, int, str, int] | str
+Step = JobRecord | AttemptRecord | JobResult | EventRecord | FootprintRecord | tuple[str, int, str, int] | str
 
 
 @settings(deadline=None, max_examples=60)
@@ -119,6 +129,8 @@ def put(store: JobStore, step: Step) -> None:
             store.put_result(step)
         case EventRecord():
             store.put_event(step)
+        case FootprintRecord():
+            store.put_footprint(step)
         case (str(job_id), int(number), str(backend), int(generation)):
             store.put_attempt_started(job_id, number, backend, generation)
 
@@ -131,5 +143,6 @@ async def everything(store: JobStore) -> list[object]:
     found += [list(await store.jobs(wanted)) for wanted in filters]
     found += [list(await store.events(after=after, limit=5)) for after in (None, 0, 3)]
     found += [list(await store.events(after=None, limit=5, backend="left"))]
+    found += [list(await store.footprints())]
     found += [await store.counts_since(since) for since in (0.0, 2e9, 4e9)]
     return found

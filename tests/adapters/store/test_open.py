@@ -18,7 +18,7 @@ import pytest
 from supervisord.adapters.store import SqliteStore, readers, schema, statements
 from supervisord.core.errors import StateFolderError
 from supervisord.ports import JobFilter, Recovery
-from tests.fakes.records import a_job, a_result
+from tests.fakes.records import a_footprint, a_job, a_result
 
 PAGE = 4096
 
@@ -275,7 +275,7 @@ async def test_a_newer_version_is_refused(path: Path) -> None:
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA user_version = 99")
     connection.close()
-    assert "newer version of this program (schema 99; this one knows 1)" in await refusal(path)
+    assert "newer version of this program (schema 99; this one knows 2)" in await refusal(path)
 
 
 async def test_a_foreign_database_is_refused(path: Path) -> None:
@@ -288,7 +288,7 @@ async def test_a_foreign_database_is_refused(path: Path) -> None:
 
 def later_migration(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     known = statements.migrations()
-    monkeypatch.setattr(schema, "migrations", lambda: [*known, (2, script)])
+    monkeypatch.setattr(schema, "migrations", lambda: [*known, (len(known) + 1, script)])
 
 
 async def test_an_older_store_is_brought_up_to_date(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,8 +296,28 @@ async def test_an_older_store_is_brought_up_to_date(path: Path, monkeypatch: pyt
     later_migration(monkeypatch, "ALTER TABLE jobs ADD COLUMN batch TEXT;")
     assert (await opened(path))[1] == 2
     with sqlite3.connect(path) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (3,)
         assert connection.execute("SELECT batch FROM jobs").fetchall() == [(None,), (None,)]
+    connection.close()
+
+
+async def test_a_store_of_the_first_version_gains_footprints(path: Path) -> None:
+    path.parent.mkdir()
+    with sqlite3.connect(path) as connection:
+        connection.executescript(f"{statements.migrations()[0][1]}\nPRAGMA user_version = 1;")
+        connection.execute(
+            "INSERT INTO jobs VALUES ('job-00000001', '/v1/completions', 'm', 1, 0, '', 1000.0, NULL, NULL,"
+            " 'done', 1, 'left', 1, 1000.5, 0.5, 1003.0, NULL, '')"
+        )
+    connection.close()
+    store = a_store(path)
+    assert (await store.open()).jobs_total == 1
+    store.put_footprint(a_footprint("x"))
+    await store.close()
+    assert (await opened(path))[1] == 1
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        assert connection.execute("SELECT vram FROM footprints").fetchall() == [(a_footprint("x").vram,)]
     connection.close()
 
 
@@ -308,7 +328,7 @@ async def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: p
         with pytest.raises(StateFolderError, match="already exists"):
             await a_store(path).open()
     with sqlite3.connect(path) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
         assert "batch" not in connection.execute("SELECT sql FROM sqlite_master WHERE name = 'jobs'").fetchone()[0]
     connection.close()
     assert (await opened(path))[1] == 2

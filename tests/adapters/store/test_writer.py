@@ -17,7 +17,7 @@ from supervisord.core.errors import StoreFullError, StoreUnavailableError
 from supervisord.core.record import EventKind, EventRecord
 from supervisord.ports import JobFilter
 from tests.fakes.heard import Heard
-from tests.fakes.records import a_job, a_result, an_attempt, an_event, job_id
+from tests.fakes.records import a_footprint, a_job, a_result, an_attempt, an_event, job_id
 
 
 @pytest.fixture
@@ -193,6 +193,13 @@ async def test_a_result_in_a_group_of_its_own_is_saved_too(store: SqliteStore) -
     found = await store.job(job_id(1))
     assert found is not None
     assert found.result == a_result(1, detail="\\udcff", output=b"out")
+
+
+async def test_a_footprint_beside_what_cannot_be_bound_is_saved(store: SqliteStore) -> None:
+    store.put_event(an_event("odd \udcff"))
+    store.put_footprint(a_footprint("x", backend="odd \udcff", ram=2**70))
+    await store.flush()
+    assert await store.footprints() == [a_footprint("x", backend="odd \\udcff", ram=2**63 - 1)]
 
 
 async def test_an_attempt_of_an_unknown_job_is_left_out_and_told(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from supervisord.runtimes.base import Address
 from tests.fakes.receiver import Remembering, an_upstream, exchange, request_to
 from tests.fakes.stub import read_log, stub_backend
 
@@ -46,7 +47,7 @@ async def test_backend_that_closes_after_each_stream_without_saying_so() -> None
             following = Remembering()
             await upstream.start(request, AskingAgain())
             assert (await following.over()).endings == ["end"]
-            upstream.forget("127.0.0.1", stub.port)
+            upstream.forget(Address("127.0.0.1", stub.port))
         assert upstream.one_stale.is_set()
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from supervisord.adapters.upstream import connection as connection_module
 from supervisord.ports import UpstreamRequest
+from supervisord.runtimes.base import Address
 from tests.fakes.raw_server import Peer, raw_server, turns
 from tests.fakes.receiver import Remembering, an_upstream, exchange, request_to
 
@@ -27,7 +28,7 @@ async def until(condition: asyncio.Event) -> None:
 async def test_request_on_the_wire() -> None:
     async with raw_server(keep_answering) as server, an_upstream() as upstream:
         headers = (("accept", "*/*"), ("x-request-id", "é7"))
-        request = UpstreamRequest("127.0.0.1", server.port, "POST", "/v1/x?y=1", headers, b"body", 5)
+        request = UpstreamRequest(Address("127.0.0.1", server.port), "POST", "/v1/x?y=1", headers, b"body", 5)
         await exchange(upstream, request)
         assert server.peers[0].requests == [
             b"POST /v1/x?y=1 HTTP/1.1\r\nhost: 127.0.0.1:%d\r\naccept: */*\r\nx-request-id: \xe97\r\n"
@@ -47,7 +48,7 @@ async def test_request_on_the_wire() -> None:
     ],
 )
 async def test_request_that_would_break_out_of_its_head_is_refused(change: dict[str, str]) -> None:
-    parts = {"host": "127.0.0.1", "port": 1, "method": "GET", "path": "/", "headers": (), "body": b"", **change}
+    parts = {"address": Address("127.0.0.1", 1), "method": "GET", "path": "/", "headers": (), "body": b"", **change}
     async with an_upstream() as upstream:
         with pytest.raises(ValueError, match=r"line break|latin-1"):
             await upstream.start(UpstreamRequest(**parts, idle_timeout_s=1), Remembering())
@@ -99,7 +100,7 @@ async def test_answered_before_the_request_was_read_is_not_kept() -> None:
     async with raw_server(script) as server, an_upstream() as upstream:
         told = await exchange(upstream, request_to(server.port, b"x" * 30_000_000))
         assert (told.status, told.endings) == (413, ["end"])
-        assert upstream._idle.get(("127.0.0.1", server.port), []) == []
+        assert upstream._idle.get(("127.0.0.1", server.port, False), []) == []
 
 
 async def test_no_more_are_kept_than_the_limit() -> None:
@@ -109,7 +110,7 @@ async def test_no_more_are_kept_than_the_limit() -> None:
             await upstream.start(request_to(server.port), receiver)
         for receiver in receivers:
             await receiver.over()
-        assert len(upstream._idle["127.0.0.1", server.port]) == 2
+        assert len(upstream._idle["127.0.0.1", server.port, False]) == 2
 
 
 async def test_idle_connections_are_closed_after_a_while_by_one_timer() -> None:
@@ -149,8 +150,8 @@ async def test_forget_closes_what_is_kept_and_what_was_in_flight_goes_on() -> No
         in_flight = Remembering()
         await upstream.start(request_to(server.port), in_flight)
         await exchange(upstream, request_to(server.port))
-        upstream.forget("127.0.0.1", server.port)
-        upstream.forget("127.0.0.1", server.port)
+        upstream.forget(Address("127.0.0.1", server.port))
+        upstream.forget(Address("127.0.0.1", server.port))
         await until(gone)
         go_on.set()
         assert (await in_flight.over()).endings == ["end"]
@@ -183,14 +184,14 @@ async def test_stale_connection_noticed_before_use_is_not_taken() -> None:
     async with raw_server(script) as server, an_upstream() as upstream:
         await exchange(upstream, request_to(server.port))
         await until(upstream.one_lost)
-        assert not upstream._idle["127.0.0.1", server.port]
+        assert not upstream._idle["127.0.0.1", server.port, False]
         assert (await exchange(upstream, request_to(server.port))).endings == ["end"]
 
 
 async def test_connection_that_is_just_closing_is_not_taken() -> None:
     async with raw_server(keep_answering) as server, an_upstream() as upstream:
         await exchange(upstream, request_to(server.port))
-        upstream._idle["127.0.0.1", server.port][0]._transport.abort()
+        upstream._idle["127.0.0.1", server.port, False][0]._transport.abort()
         assert (await exchange(upstream, request_to(server.port))).endings == ["end"]
         assert not upstream.one_stale.is_set()
 
@@ -351,7 +352,7 @@ async def test_refused() -> None:
 
 async def test_unknown_host() -> None:
     async with an_upstream() as upstream:
-        request = UpstreamRequest("no-such-host.invalid", 80, "GET", "/", (), b"", 5)
+        request = UpstreamRequest(Address("no-such-host.invalid", 80), "GET", "/", (), b"", 5)
         assert (await exchange(upstream, request)).fault.kind == "connect"
 
 
@@ -365,7 +366,7 @@ async def test_connect_timeout() -> None:
         for filler in fillers:
             filler.setblocking(False)
             filler.connect_ex(address)
-        request = UpstreamRequest(*address, "GET", "/", (), b"", 5, connect_timeout_s=0.1)
+        request = UpstreamRequest(Address(*address), "GET", "/", (), b"", 5, connect_timeout_s=0.1)
         async with an_upstream() as upstream:
             async with asyncio.timeout(2):
                 told = await exchange(upstream, request)
@@ -407,4 +408,4 @@ async def test_bytes_nobody_asked_for_close_a_kept_connection() -> None:
         await exchange(upstream, request_to(server.port))
         await until(closed)
         assert not complaints
-        assert not upstream._idle.get(("127.0.0.1", server.port))
+        assert not upstream._idle.get(("127.0.0.1", server.port, False))

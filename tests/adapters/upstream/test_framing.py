@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from supervisord.runtimes.base import Address
 from tests.fakes.raw_server import Peer, raw_server, turns
 from tests.fakes.receiver import Remembering, an_upstream, exchange, request_to
 
@@ -52,7 +53,7 @@ async def test_split_at_every_byte(answer: bytes) -> None:
         for cut in range(1, len(answer)):
             told = await exchange(upstream, request_to(server.port))
             assert (told.status, told.body, told.endings) == (200, b"hello world", ["end"]), cut
-            upstream.forget("127.0.0.1", server.port)
+            upstream.forget(Address("127.0.0.1", server.port))
 
 
 @pytest.mark.parametrize("answer", [LENGTH, CHUNKED], ids=["length", "chunked"])

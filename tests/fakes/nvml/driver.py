@@ -1,13 +1,20 @@
 """The stand-in NVIDIA driver: builds the library, and writes what it answers."""
 
+import asyncio
 import hashlib
 import os
+import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
+
+from tests.fakes.nvml.claims import Claims
 
 SOURCE = Path(__file__).with_name("nvml.c")
 SONAME = "libnvidia-ml.so.1"
+LOST = 15
+EVER_S = 1e9
 
 
 def build(cache: Path) -> Path:
@@ -29,11 +36,15 @@ class FakeDriver:
     def __init__(self, library: Path, folder: Path) -> None:
         self._file = folder / "nvml.conf"
         self._calls = folder / "nvml.calls"
+        self._folder = folder
         self._values: dict[str, str] = {"count": "0"}
+        self.claims = Claims(folder / "nvml.claims", self._file)
+        self.claims.folder.mkdir(exist_ok=True)
         self.env: Mapping[str, str] = {
             "LD_LIBRARY_PATH": str(library),
             "FAKE_NVML": str(self._file),
             "FAKE_NVML_CALLS": str(self._calls),
+            "FAKE_NVML_CLAIMS": str(self.claims.folder),
         }
         self._write()
 
@@ -42,6 +53,33 @@ class FakeDriver:
         self._values["count"] = str(max(index + 1, int(self._values["count"])))
         self._values |= {f"{index}.{key}": str(value) for key, value in values.items()}
         self._write()
+
+    def card(self, index: int, total: int) -> None:
+        """A GPU of `total` bytes, all of them free; processes take them by claims."""
+        self.gpu(index, name="Test GPU", uuid=f"GPU-{index}", total=total, free=total, used=0, reserved=0)
+
+    def linger(self, seconds: float = EVER_S) -> None:
+        """Memory of processes that die stays taken for so long from now on, as a slow or broken driver does it."""
+        self._values["linger"] = str(seconds)
+        self._write()
+
+    def lose(self, gpu: int) -> None:
+        """It falls off the bus."""
+        self.fail("nvmlDeviceGetHandleByIndex_v2", LOST, gpu=gpu)
+
+    @asynccontextmanager
+    async def stranger(self, size: int, *, gpu: int = 0, name: str = "blender") -> AsyncIterator[int]:
+        """A process called `name`, of nobody the daemon knows, that holds `size` bytes of a GPU; its pid."""
+        program = self._folder / name
+        shutil.copy(shutil.which("sleep") or "/bin/sleep", program)
+        process = await asyncio.create_subprocess_exec(program, "600")
+        try:
+            assert self.claims.claim(gpu, size, process.pid), "not so much is free"
+            yield process.pid
+        finally:
+            assert process.returncode is None, "somebody ended a process that is not theirs"
+            process.kill()
+            await process.wait()
 
     def fail(self, function: str, answer: int | str, *, gpu: int | None = None) -> None:
         """From now on `function` answers an error code, or does not return ("block")."""

@@ -7,10 +7,19 @@
  *   0.compute=PID:BYTES,...  0.graphics=PID:BYTES,...      BYTES "-": the driver does not say
  *   error.FUNCTION=CODE  0.error.FUNCTION=CODE             what a function answers instead
  *   error.FUNCTION=block                                   it does not return while this is so
+ *   linger=SECONDS                                         how long memory stays taken after its process died
+ *
+ * Where FAKE_NVML_CLAIMS names a folder, processes take memory: each of its files is called like a pid and holds lines
+ * of GPU:BYTES, which are added to what the file above says. The memory of a process that died stays taken, by nobody
+ * that can be seen, for as long as `linger` says; PID.died tells since when.
  */
+#include <dirent.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, INSUFFICIENT_SIZE = 7 };
@@ -66,6 +75,74 @@ static int fault(int gpu, const char *function) {
     }
 }
 
+typedef void claimed(void *context, unsigned pid, int alive, unsigned long long bytes);
+
+/* A zombie holds nothing any more. */
+static int lives(unsigned pid) {
+    char path[64], line[512], *after;
+    snprintf(path, sizeof path, "/proc/%u/stat", pid);
+    FILE *file = fopen(path, "r");
+    if (!file) return 0;
+    int known = fgets(line, sizeof line, file) && (after = strrchr(line, ')')) && after[1] && after[2];
+    fclose(file);
+    return known && after[2] != 'Z' && after[2] != 'X';
+}
+
+static int lingers(const char *claims, unsigned pid) {
+    char path[VALUE], value[VALUE];
+    struct stat died;
+    struct timespec now;
+    double linger = lookup("linger", value) ? atof(value) : 0;
+    snprintf(path, sizeof path, "%s/%u.died", claims, pid);
+    int created = open(path, O_WRONLY | O_CREAT | O_EXCL, 0644);
+    if (created >= 0) close(created);
+    if (linger <= 0 || stat(path, &died) != 0) return 0;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (now.tv_sec - died.st_mtim.tv_sec) + (now.tv_nsec - died.st_mtim.tv_nsec) / 1e9 < linger;
+}
+
+static void claims_of(const char *claims, unsigned pid, int gpu, claimed *tell, void *context) {
+    char path[VALUE], line[128];
+    int alive = lives(pid);
+    if (!alive && !lingers(claims, pid)) return;
+    snprintf(path, sizeof path, "%s/%u", claims, pid);
+    FILE *file = fopen(path, "r");
+    while (file && fgets(line, sizeof line, file)) {
+        char *bytes = strchr(line, ':');
+        if (bytes && atoi(line) == gpu) tell(context, pid, alive, strtoull(bytes + 1, NULL, 10));
+    }
+    if (file) fclose(file);
+}
+
+static void each_claim(int gpu, claimed *tell, void *context) {
+    const char *claims = getenv("FAKE_NVML_CLAIMS");
+    DIR *folder = claims ? opendir(claims) : NULL;
+    struct dirent *entry;
+    char *end;
+    while (folder && (entry = readdir(folder))) {
+        unsigned long pid = strtoul(entry->d_name, &end, 10);
+        if (pid && !*end) claims_of(claims, (unsigned)pid, gpu, tell, context);
+    }
+    if (folder) closedir(folder);
+}
+
+static void add_up(void *context, unsigned pid, int alive, unsigned long long bytes) {
+    (void)pid;
+    (void)alive;
+    *(unsigned long long *)context += bytes;
+}
+
+static unsigned long long claimed_bytes(int gpu) {
+    unsigned long long sum = 0;
+    each_claim(gpu, add_up, &sum);
+    return sum;
+}
+
+static unsigned long long free_bytes(int gpu) {
+    unsigned long long left = number(gpu, "free"), sum = claimed_bytes(gpu);
+    return left > sum ? left - sum : 0;
+}
+
 /* Handles are the index plus one: a null handle is nobody's GPU. */
 static int index_of(void *device) { return (int)(long)device - 1; }
 
@@ -114,7 +191,7 @@ int nvmlDeviceGetMemoryInfo(void *device, memory_v1 *memory) {
     int gpu = index_of(device);
     CHECK(gpu);
     memory->total = number(gpu, "total");
-    memory->free = number(gpu, "free");
+    memory->free = free_bytes(gpu);
     memory->used = memory->total - memory->free;
     return SUCCESS;
 }
@@ -124,8 +201,8 @@ int nvmlDeviceGetMemoryInfo_v2(void *device, memory_v2 *memory) {
     CHECK(gpu);
     if (memory->version != 0x02000028) return INVALID_ARGUMENT;
     memory->total = number(gpu, "total");
-    memory->free = number(gpu, "free");
-    memory->used = number(gpu, "used");
+    memory->free = free_bytes(gpu);
+    memory->used = number(gpu, "used") + claimed_bytes(gpu);
     memory->reserved = number(gpu, "reserved");
     return SUCCESS;
 }
@@ -150,22 +227,33 @@ int nvmlDeviceGetPowerUsage(void *device, unsigned *milliwatts) {
     return SUCCESS;
 }
 
+typedef struct { process *out; unsigned room, count; } list;
+
+static void append(list *to, unsigned pid, unsigned long long used) {
+    if (to->out != NULL && to->count < to->room) {
+        memset(&to->out[to->count], 0, sizeof *to->out);
+        to->out[to->count].pid = pid;
+        to->out[to->count].used = used;
+    }
+    to->count++;
+}
+
+static void append_claim(void *context, unsigned pid, int alive, unsigned long long bytes) {
+    if (alive && bytes) append(context, pid, bytes);
+}
+
 static int processes(int gpu, const char *name, unsigned *room, process *out) {
     char value[VALUE] = "";
-    unsigned count = 0;
+    list found = {out, *room, 0};
     of_gpu(gpu, name, value);
     for (char *rest = value, *item; (item = strsep(&rest, ",")) != NULL;) {
         char *bytes = strchr(item, ':');
         if (bytes == NULL) continue;
-        if (out != NULL && count < *room) {
-            memset(&out[count], 0, sizeof *out);
-            out[count].pid = (unsigned)atoi(item);
-            out[count].used = bytes[1] == '-' ? ~0ULL : strtoull(bytes + 1, NULL, 10);
-        }
-        count++;
+        append(&found, (unsigned)atoi(item), bytes[1] == '-' ? ~0ULL : strtoull(bytes + 1, NULL, 10));
     }
-    int fits = count == 0 || (out != NULL && count <= *room);
-    *room = count;
+    if (strcmp(name, "compute") == 0) each_claim(gpu, append_claim, &found);
+    int fits = found.count == 0 || (out != NULL && found.count <= *room);
+    *room = found.count;
     return fits ? SUCCESS : INSUFFICIENT_SIZE;
 }
 

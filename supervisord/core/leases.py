@@ -1,0 +1,93 @@
+"""How much a backend is given to do at once: slots, tokens, the share that its congestion leaves, its breaker.
+
+Used by `core.backend.step`, and by whoever must know beforehand whether a lease would be granted: `room`.
+"""
+
+from dataclasses import replace
+
+from supervisord.core import life, moves
+from supervisord.core.exits import CauseKind, ExitCause
+from supervisord.core.life import BackendState, LifePolicy, Outcome, Phase
+
+# The share follows the server's congestion as TCP's window follows the network's: down by a factor, up by a step. What
+# waits inside a server might as well wait here, where it can still be put in order or go to another one.
+EASE_FACTOR = 0.7  # CUBIC's (RFC 9438, 4.6)
+EASE_EVERY_S = 2.0  # two looks at the counters: the step before must have had the time to show in them
+CALM_S = 10.0
+RECOVERY_STEP = 0.1  # back from the smallest share within a minute and a half
+SMALLEST_SHARE = 0.1  # never a standstill: one slot is always given
+
+
+def room(state: BackendState, policy: LifePolicy, tokens: int) -> bool:
+    """Whether a lease for a request of that many `tokens` (prompt and longest answer) would be granted now."""
+    if state.phase is not Phase.READY:
+        return False
+    if not state.in_flight:
+        return True  # alone it may be larger than the whole budget: the server is the judge of that
+    if state.on_trial or state.in_flight >= int(policy.slots * state.share):
+        return False
+    budget = state.capacity if policy.token_budget is None else policy.token_budget
+    return budget is None or state.tokens + tokens <= budget * state.share
+
+
+def asked(state: BackendState, event: life.LeaseAsked, policy: LifePolicy, now: float) -> Outcome:
+    """Grant or refuse."""
+    if not room(state, policy, event.tokens):
+        return state, (life.RefuseLease(event.job_id),)
+    deadline = state.deadline if state.in_flight else moves.work_deadline(1, state.stalled_s, policy, now)
+    busy = replace(state, in_flight=state.in_flight + 1, tokens=state.tokens + event.tokens, deadline=deadline)
+    return busy, (life.GrantLease(event.job_id, state.generation),)
+
+
+def ended(state: BackendState, event: life.LeaseEnded, policy: LifePolicy, now: float) -> Outcome:
+    """Free what the request held, and count how it went."""
+    if event.generation != state.generation or state.in_flight == 0:
+        return state, ()
+    left = state.in_flight - 1
+    freed = replace(
+        state,
+        in_flight=left,
+        tokens=max(0, state.tokens - event.tokens) if left else 0,
+        served=state.served + event.served,
+        failed_in_row=0 if event.served else state.failed_in_row + event.failed,
+        on_trial=state.on_trial and not event.served,
+    )
+    if event.failed and state.phase in {Phase.READY, Phase.SUSPECT} and _breaks(freed, policy):
+        return _opened(freed, policy, now)
+    if state.phase is Phase.READY and event.served:
+        return replace(freed, stalled_s=0.0, deadline=moves.work_deadline(left, 0.0, policy, now)), ()
+    if state.phase is Phase.READY:
+        # A client that gave up is no progress: a hung server must not be kept by clients that leave in time.
+        return freed if left else replace(moves.with_stall_counted(freed, policy, now), deadline=None), ()
+    if state.phase is Phase.DRAINING and left == 0:
+        return moves.terminate(freed, state.reason, policy, now)
+    return freed, ()
+
+
+def _breaks(state: BackendState, policy: LifePolicy) -> bool:
+    return state.on_trial or 0 < policy.breaker <= state.failed_in_row
+
+
+def _opened(state: BackendState, policy: LifePolicy, now: float) -> Outcome:
+    """No more requests for a while; those in flight may finish, and the next generation is tried with one at a time."""
+    failed = f"{state.failed_in_row} requests failed in a row" if state.failed_in_row > 1 else "a request failed"
+    summary = f"{failed}, the one it was tried with" if state.on_trial else failed
+    return moves.retire(replace(state, on_trial=True), ExitCause(CauseKind.CRASH, summary), policy, now)
+
+
+def measured(state: BackendState, event: life.Measured, now: float) -> Outcome:
+    """Learn how much it can hold, and give it less while it is congested."""
+    if event.generation != state.generation or state.phase not in {Phase.READY, Phase.SUSPECT}:
+        return state, ()
+    known = event.capacity is None or event.capacity == state.capacity
+    learned = state if known else replace(state, capacity=event.capacity)
+    return _eased(learned, now, congested=event.waiting > 0 or event.preempted > 0), ()
+
+
+def _eased(state: BackendState, now: float, *, congested: bool) -> BackendState:
+    since = now - state.eased
+    if congested and since >= EASE_EVERY_S:
+        return replace(state, share=max(SMALLEST_SHARE, state.share * EASE_FACTOR), eased=now)
+    if not congested and state.share < 1.0 and since >= CALM_S:
+        return replace(state, share=min(1.0, state.share + RECOVERY_STEP), eased=now)
+    return state

@@ -1,0 +1,123 @@
+"""How the backends look to the jobs that wait, and the jobs to the backends. It reads; it changes nothing."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from supervisord.core.dispatch import BackendView
+from supervisord.core.job import Job
+from supervisord.core.leases import room
+from supervisord.core.life import Phase
+from supervisord.core.queue import JobQueue
+from supervisord.core.routing import Route, Routes
+from supervisord.engine.backend import Backend
+
+FEWEST_ATTEMPTS = 2  # the first, and one more: what fails twice on one backend is not bad luck
+MOST_ATTEMPTS = 3  # however many backends there are: a request that breaks three is at fault itself
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The jobs that wait for a backend, as placement needs to know them."""
+
+    queued: int = 0
+    due: float | None = None  # when the first of them arrived (monotonic)
+    rank: float | None = None  # the key by which it is ordered
+    others_serve: bool = False  # another backend of theirs is up, or coming
+
+
+class Waker(Protocol):
+    """Finds memory for backends, and starts them."""
+
+    def wake(self, name: str, *, modest: bool, why: str) -> None:
+        """A job needs this backend."""
+        ...
+
+    def touch_if_waiting(self) -> None:
+        """A request ended, or a job left: somebody's place may be free now."""
+        ...
+
+    def start_of(self, name: str) -> tuple[bool, bool, str]:
+        """Whether its start waits for a place, and only modestly; and why none is being made, if so."""
+        ...
+
+
+class _Nobody:
+    """A `Waker` before there is one."""
+
+    def wake(self, name: str, *, modest: bool, why: str) -> None:
+        del name, modest, why
+
+    def touch_if_waiting(self) -> None: ...
+
+    def start_of(self, name: str) -> tuple[bool, bool, str]:
+        del name
+        return False, False, ""
+
+
+class Outlook:
+    """Owned by the dispatcher."""
+
+    def __init__(self, queue: JobQueue) -> None:
+        self._queue = queue
+        self.backends: Mapping[str, Backend] = {}
+        self.waker: Waker = _Nobody()
+        self.routes = Routes(())
+        self.paused: Mapping[str, str] = {}
+        self.closed: Mapping[str, str] = {}
+
+    def over(self, backends: Mapping[str, Backend], waker: Waker) -> None:
+        """The backends there are, and who starts them."""
+        self.backends = backends
+        self.waker = waker
+
+    def backends_of(self, route: Route) -> list[Backend]:
+        """Those that may serve a route, the last resorts too."""
+        return [self.backends[n] for n in (*route.backends, *route.last_resort) if n in self.backends]
+
+    def attempts_for(self, job: Job) -> int:
+        """How often a job may be tried before its failure is passed on: on each of its backends, within bounds."""
+        route = self.routes.named(job.model)
+        return min(MOST_ATTEMPTS, max(FEWEST_ATTEMPTS, len(route.backends) + len(route.last_resort)))
+
+    def waiting_for(self, backend: str) -> Waiting:
+        """The jobs that a backend could serve, and that wait."""
+        queued, found = 0, Waiting()
+        for route in self.routes.of_backend(backend):
+            if backend not in route.backends or (head := self._queue.head(route.name)) is None:
+                continue
+            job, key = head
+            queued += self._queue.waiting_for(route.name)
+            others = any(self._is_up(name) for name in route.backends if name != backend)
+            rank = key[0] if found.rank is None else min(key[0], found.rank)
+            due = job.arrived if found.due is None else min(job.arrived, found.due)
+            found = Waiting(queued, due, rank, others_serve=others)
+        return found
+
+    def _is_up(self, name: str) -> bool:
+        backend = self.backends.get(name)
+        return backend is not None and backend.state.phase in {Phase.READY, Phase.LOADING}
+
+    def views(self, route: Route, job: Job) -> list[BackendView]:
+        names = (*route.backends, *route.last_resort) if route.last_resort else route.backends
+        return [self._view(self.backends[name], job) for name in names if name in self.backends]
+
+    def _view(self, backend: Backend, job: Job) -> BackendView:
+        state, name = backend.state, backend.name
+        waits, modest, held = self.waker.start_of(name)
+        return BackendView(
+            name=name,
+            phase=state.phase,
+            want=state.want,
+            reason=state.reason,
+            slots=backend.spec.slots,
+            in_flight=state.in_flight,
+            room=room(state, backend.policy, job.tokens),
+            paused=name in self.paused,
+            held=held,
+            waits_for_place=waits,
+            modest=modest,
+            closed=self.closed.get(name, ""),
+            failing=state.failed_in_row > 0 or state.on_trial,
+            latency_s=backend.latency_s,
+        )

@@ -1,0 +1,52 @@
+"""The sizes a backend can run at: the rungs of its ladder, and what its starts have taught about them."""
+
+from supervisord.core import ladder
+from supervisord.core.ladder import Footprint, Rung
+from supervisord.runtimes.base import BackendSpec, Runtime
+
+
+class Scale:
+    """Owned by one backend."""
+
+    def __init__(self, spec: BackendSpec, runtime: Runtime) -> None:
+        self._spec = spec
+        self._runtime = runtime
+        self.whole_context: int | None = None  # what the server takes by itself where no context is configured
+        self._fitting_context: int | None = None  # what it said would fit when it ran out of memory
+        self.rungs: tuple[Rung, ...] = ()
+        self._choose()
+
+    def footprint_on(self, rung: int) -> Footprint:
+        """The memory settings of a rung; 0 is as configured."""
+        return ladder.apply(
+            self._spec.footprint,
+            self.rungs,
+            rung,
+            trained_context=self.whole_context,
+            fitting_context=self._fitting_context,
+        )
+
+    def name_of(self, rung: int) -> str:
+        """A rung in words."""
+        return self.rungs[rung - 1].describe() if rung else "as configured"
+
+    def learn_context(self, tokens: int) -> None:
+        """Rungs that scale the context need one: what the server took by itself on rung 0 will do."""
+        self.whole_context = tokens
+        self._choose()
+
+    def learn_fitting(self, log: tuple[str, ...]) -> None:
+        """A start that ran out of memory may have said what would have fitted."""
+        tokens = self._runtime.context_hint(log)
+        if tokens is not None:
+            self._fitting_context = tokens
+            self._choose()
+
+    def _choose(self) -> None:
+        rungs = self._runtime.ladder if self._spec.rungs is None else self._spec.rungs
+        self.rungs = ladder.useful_rungs(
+            self._spec.footprint,
+            rungs,
+            trained_context=self.whole_context,
+            fitting_context=self._fitting_context,
+        )

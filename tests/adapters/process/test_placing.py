@@ -1,0 +1,124 @@
+"""On which processors and from which memory a backend runs."""
+
+import os
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from supervisord.adapters.process import guardian, launch
+from supervisord.adapters.process.host import LinuxProcessHost
+from supervisord.core.errors import SpawnError
+from supervisord.ports import ProcessSpec
+from tests.adapters.process.recorder import Recorder, py, sh
+
+MINE = tuple(sorted(os.sched_getaffinity(0)))
+
+
+async def lines_of(host: LinuxProcessHost, spec: ProcessSpec) -> list[str]:
+    events = Recorder()
+    await host.spawn(spec, events)
+    await events.until_gone()
+    return events.lines
+
+
+def allowed(processors: tuple[int, ...]) -> ProcessSpec:
+    return replace(sh("grep Cpus_allowed_list /proc/self/status; (nproc)"), cpus=processors)
+
+
+async def test_it_runs_where_it_is_told_and_so_do_its_children(host: LinuxProcessHost) -> None:
+    last = MINE[-1]
+    assert await lines_of(host, allowed((last,))) == [f"Cpus_allowed_list:\t{last}", "1"]
+    assert os.sched_getaffinity(0) == set(MINE)
+
+
+async def test_without_being_told_it_runs_where_the_daemon_does(host: LinuxProcessHost) -> None:
+    assert (await lines_of(host, allowed(())))[1] == str(len(MINE))
+
+
+async def test_what_is_missing_of_its_processors_is_said(host: LinuxProcessHost) -> None:
+    lines = await lines_of(host, allowed((MINE[0], 7000)))
+    assert "llm-supervisord: these processors are not there, or not for it: [7000]; the others are used" in lines
+    assert f"Cpus_allowed_list:\t{MINE[0]}" in lines
+
+
+@pytest.mark.parametrize(
+    ("processors", "named"),
+    [((7000, 7001), "7000, 7001"), ((-1,), "-1"), ((8192,), "8192"), (tuple(range(7000, 7020)), "7000, .*7015, …")],
+)
+async def test_processors_that_are_not_there_are_told(
+    host: LinuxProcessHost, processors: tuple[int, ...], named: str
+) -> None:
+    words = rf"cannot start b: none of its processors \({named}\) exists and may be used by the daemon; correct `cpus`"
+    with pytest.raises(SpawnError, match=words) as caught:
+        await host.spawn(allowed(processors), Recorder())
+    assert caught.value.permanent
+
+
+def policy(lines: list[str]) -> str:
+    """The policy of the biggest mapping, as the kernel has it."""
+    return next(found[1] for line in lines if (found := re.match(r"[0-9a-f]+ (\S+)", line)))
+
+
+def can_set_policy() -> bool:
+    """Containers often forbid it. Asked in a process of its own: it would last."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            guardian.prefer_memory_of(0)
+        except OSError:
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/numa_maps").exists() or not can_set_policy(), reason="no NUMA policy here")
+async def test_its_memory_comes_from_the_node_first(host: LinuxProcessHost) -> None:
+    spec = sh("cat /proc/self/numa_maps")
+    assert policy(await lines_of(host, spec)) == "default"
+    assert policy(await lines_of(host, replace(spec, memory_node=0))) == "prefer:0"
+
+
+@pytest.mark.parametrize("node", [1000, 5000])
+async def test_a_node_that_is_not_there_is_said_and_does_not_stop_the_start(host: LinuxProcessHost, node: int) -> None:
+    lines = await lines_of(host, replace(sh("echo runs"), memory_node=node))
+    said, ran = sorted(lines)
+    assert ran == "runs"
+    assert said.startswith(f"llm-supervisord: memory is not taken from NUMA node {node} first: ")
+
+
+async def test_a_machine_whose_call_is_not_known_is_said(
+    host: LinuxProcessHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = f"""
+import os, runpy
+os.uname = lambda: os.uname_result(("Linux", "b", "6", "1", "vax"))
+runpy.run_path({launch.guardian.__file__!r}, run_name="__main__")
+"""
+    monkeypatch.setattr(launch, "COMMAND", (sys.executable, "-c", program))
+    lines = sorted(await lines_of(host, replace(sh("echo runs"), memory_node=0)))
+    assert lines == ["llm-supervisord: memory is not taken from NUMA node 0 first: Function not implemented", "runs"]
+
+
+async def test_pages_of_files_are_told_apart(host: LinuxProcessHost, tmp_path: Path) -> None:
+    """As a mapped model: they are resident, and yet the kernel counts them as available."""
+    model = tmp_path / "model"
+    model.write_bytes(bytes(32 << 20))
+    program = """
+import mmap, sys, time
+with open(sys.argv[1], "rb") as file:
+    mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+touched = sum(mapped[at] for at in range(0, len(mapped), 4096))
+print("mapped")
+time.sleep(1000)
+"""
+    events = Recorder()
+    process = await host.spawn(py(program, str(model)), events)
+    await events.until_line("mapped")
+    usage = await process.usage()
+    process.kill()
+    await events.until_gone()
+    assert 32 << 20 <= usage.mapped < 48 << 20
+    assert usage.mapped + (2 << 20) < usage.rss < 64 << 20
