@@ -14,6 +14,7 @@ import uvloop
 
 from supervisord.adapters.upstream import HttpUpstream
 from supervisord.ports import UpstreamFault, UpstreamRequest
+from supervisord.runtimes.base import Address
 
 HEADERS = (("content-type", "application/json"), ("accept", "*/*"), ("x-request-id", "job_01J0000000000000000000000"))
 
@@ -43,7 +44,7 @@ class Counting:
 def asking(port: int, *, stream: bool, tokens: int) -> UpstreamRequest:
     body = b'{"messages":[{"role":"user","content":"Say something short."}],"max_tokens":%d%b}'
     body %= (tokens, b',"stream":true' if stream else b"")
-    return UpstreamRequest("127.0.0.1", port, "POST", "/v1/chat/completions", HEADERS, body, 300.0)
+    return UpstreamRequest(Address("127.0.0.1", port), "POST", "/v1/chat/completions", HEADERS, body, 300.0)
 
 
 async def requests_cost(port: int, count: int, at_once: int) -> None:

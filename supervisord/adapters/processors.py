@@ -7,7 +7,7 @@ from pathlib import Path
 
 from supervisord.ports import Processors
 
-_MOST = 8192  # more than CONFIG_NR_CPUS allows
+_MOST = 8192  # no kernel is built for more (CONFIG_NR_CPUS)
 _RANGE = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 
 
@@ -15,7 +15,8 @@ def read_processors(root: Path = Path("/sys")) -> Processors:
     """Those that are online; where /sys does not tell, those this process may run on, each a core of its own."""
     devices = root / "devices/system"
     online = _numbers(devices / "cpu/online") or tuple(sorted(os.sched_getaffinity(0)))
-    cores = {_core(devices / f"cpu/cpu{number}", number, frozenset(online)) for number in online}
+    known = frozenset(online)
+    cores = {_core(devices / f"cpu/cpu{number}", number, known) for number in online}
     return Processors(cores=tuple(sorted(cores)), nodes=_nodes(devices / "node", online))
 
 
@@ -47,5 +48,5 @@ def _numbers(file: Path) -> tuple[int, ...]:
         if found is None:
             return ()
         first, last = int(found[1]), int(found[2] or found[1])
-        numbers.update(range(first, min(last, _MOST) + 1))
+        numbers.update(range(first, min(last, _MOST - 1) + 1))
     return tuple(sorted(numbers))

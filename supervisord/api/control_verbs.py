@@ -126,10 +126,8 @@ class Verbs:
 
     def _sentence(self, backend: Backend) -> str:
         """Where a backend is now, and why."""
-        if held := self._supervisor.placer.held(backend.name):
-            return f"{backend.name} waits for its place: {held}"
-        reason = f": {backend.state.reason}" if backend.state.reason else ""
-        return f"{backend.name} is {backend.state.phase}{reason}"
+        reason = self._supervisor.placer.held(backend.name) or backend.state.reason
+        return f"{backend.name} is {backend.state.phase}" + (f": {reason}" if reason else "")
 
     # --- a model -----------------------------------------------------------------------------------------------------
 

@@ -10,15 +10,30 @@ from supervisord.core.errors import SpawnError
 from supervisord.ports import Processors
 
 
+LLAMA_SERVER = "llama-server"
+
+
 class Processes(LinuxProcessHost):
     """Processes on this machine, and the programs there are to start."""
 
     def find_server(self, name: str, *, embedded: bool) -> tuple[str, ...]:
-        """See `ports.ProcessHost`."""
+        """See `ports.ProcessHost`. Only llama-server has an embedded stand-in."""
+        if name != LLAMA_SERVER:
+            return self._on_path(name)
         found = embedded_llama_server() if embedded else find_llama_server(self.find_program)
         if found is None:
             raise SpawnError(f"Cannot start {name}: {NO_LLAMA_SERVER}", permanent=True)
         return found
+
+    def _on_path(self, name: str) -> tuple[str, ...]:
+        found = self.find_program(name)
+        if found is None:
+            raise SpawnError(
+                f'Cannot start {name}: there is no "{name}" on PATH. Install it, or name it (or the python of its '
+                "environment) in the backend's `binary`.",
+                permanent=True,
+            )
+        return (found,)
 
     async def help_text(self, program: Sequence[str], timeout: float) -> str:
         """See `ports.ProcessHost`."""

@@ -31,6 +31,8 @@ DISK_S = 10.0  # a disk or a network folder that takes longer for a file of some
 # Where each setting of the configuration stands. A test holds both tables complete.
 APPLIED: Mapping[str, str] = {
     "backends": "backends",
+    "routes": "models",
+    "default_route": "routing",
     "queue": "queue",
     "memory": "memory",
     "drain_timeout": "drain_timeout",
@@ -170,7 +172,8 @@ class Reloader:
             raise _going_down()
         wanted = await self._read()
         report = await self._engine.reload(engine_settings(_with_kept(wanted, self._started)))
-        applied = tuple(name for name in _differing(self._current, wanted, APPLIED) if name != "backends")
+        told = {"backends", "models"} if _moves_routes(report) else {"backends"}
+        applied = tuple(name for name in _differing(self._current, wanted, APPLIED) if name not in told)
         self._current = wanted
         return replace(report, kept=_differing(self._started, wanted, KEPT), settings=applied)
 
@@ -215,8 +218,7 @@ class Reloader:
         self._engine.journal.tell(
             EventKind.RELOAD, f"configuration not reloaded ({why}): {what}", problems=problems, path=self._path
         )
-        log.warning("configuration not reloaded", reason=what)
-        for problem in problems:
+        for problem in problems or [what]:
             log.warning("configuration problem", problem=problem)
 
     # --- watching ----------------------------------------------------------------------------------------------------
@@ -244,6 +246,11 @@ class Reloader:
             return await self._read() != self._current
         except ConfigurationError:
             return True
+
+
+def _moves_routes(report: ReloadReport) -> bool:
+    """Whether what was told of the backends says already that there are other models: a backend serves its own name."""
+    return bool(report.added or report.removed or any("aliases" in names for names in report.why.values()))
 
 
 def _differing(old: Configuration, new: Configuration, table: Mapping[str, str]) -> tuple[str, ...]:

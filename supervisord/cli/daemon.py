@@ -18,23 +18,25 @@ EPILOG = (
 
 @click.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--config", "config", type=click.Path(), help="Configuration file to run with.")
+@click.option("--watch", is_flag=True, help="Reload the configuration file whenever it changes.")
 @click.option("--check", "check", type=click.Path(), help="Check a configuration file, say all that is wrong, and end.")
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of the configuration file, and end.")
 @click.version_option(VERSION, prog_name="llm-supervisord")
-def command(config: str | None, check: str | None, schema: bool) -> None:  # noqa: FBT001 - click passes flags by name
+def command(*, config: str | None, watch: bool, check: str | None, schema: bool) -> None:
     """Run local LLM servers as one dependable service.
 
     Without --config: $LLM_SUPERVISORD_CONFIG, then the user's configuration folder, then
-    /etc/llm-supervisord/config.yaml, then built-in defaults.
+    /etc/llm-supervisord/config.yaml, then built-in defaults. SIGHUP reads the file again; what is unchanged in it goes
+    on running. SIGTERM drains and stops; a second one does not wait.
     """
     if schema:
         sys.exit(checking.print_schema())
     if check is not None:
         sys.exit(checking.check(check))
-    sys.exit(_run(config))
+    sys.exit(_run(config, watch=watch))
 
 
-def _run(config: str | None) -> int:
+def _run(config: str | None, *, watch: bool) -> int:
     try:
         configuration = load.load(config)
     except ConfigurationError as error:
@@ -44,7 +46,7 @@ def _run(config: str | None) -> int:
         print(f"llm-supervisord: {load.defaults_text()}", file=sys.stderr)
     from supervisord.app.daemon import run  # noqa: PLC0415 - --check and --schema need no event loop
 
-    return run(configuration)
+    return run(configuration, watch=watch)
 
 
 def main() -> None:

@@ -112,23 +112,26 @@ def share(low: str, high: str) -> tuple[PlainValidator, WithJsonSchema]:
     return checked(check, {"type": ["string", "number"], "pattern": PERCENT_PATTERN, FORM: words})
 
 
-def choice(*choices: str, noun: str) -> Callable[[object], str]:
-    """The check for one word of a closed list."""
-
-    def check(value: object) -> str:
-        if isinstance(value, str) and value in choices:
-            return str(value)
-        # A single choice is no guess.
-        meant = nearest(value, choices) if isinstance(value, str) and len(choices) > 1 else None
-        advice = f'did you mean "{meant}"?' if meant else f"write {listed(choices)}"
-        raise ValueError(f"{quote(value)} is not {noun}; {advice}")
-
-    return check
-
-
 def one_of(*choices: str, noun: str) -> tuple[PlainValidator, WithJsonSchema]:
     """One word of a closed list."""
-    return checked(choice(*choices, noun=noun), {"enum": list(choices)})
+
+    def check(value: object) -> str:
+        problem = choice_problem(value, choices, noun)
+        if problem:
+            raise ValueError(problem)
+        return str(value)
+
+    return checked(check, {"enum": list(choices)})
+
+
+def choice_problem(value: object, choices: Sequence[str], noun: str, cutoff: float = 0.6) -> str:
+    """Why a value is none of the words of a closed list; empty if it is one. `cutoff` as `nearest` takes it."""
+    if isinstance(value, str) and value in choices:
+        return ""
+    # A single choice is no guess.
+    meant = nearest(value, choices, cutoff) if isinstance(value, str) and len(choices) > 1 else None
+    advice = f'did you mean "{meant}"?' if meant else f"write {listed(choices)}"
+    return f"{quote(value)} is not {noun}; {advice}"
 
 
 def listed(words: Sequence[str], conjunction: str = "or") -> str:

@@ -8,17 +8,20 @@ from pydantic_core import ErrorDetails
 from supervisord.config import explain
 from supervisord.config.build import build
 from supervisord.config.document import Document, read_document
-from supervisord.config.fields import nearest
 from supervisord.config.finding import Finding
 from supervisord.config.model import Configuration
 from supervisord.config.places import Surroundings
 from supervisord.config.problem import InvalidConfigurationError, Path, Problem
 from supervisord.config.resolver import Resolver
 from supervisord.config.rules import findings
-from supervisord.config.schema import RUNTIMES, FileSettings
+from supervisord.config.schema import FileSettings, runtime_meant
 from supervisord.config.schema_backend import BackendSettings
 from supervisord.config.settings import names
 from supervisord.runtimes.base import RuntimeKind
+
+# The first finds the runtimes that are none, the second takes out what is wrong, the third stands in for what is
+# missing then, and the fourth finds nothing.
+_ROUNDS = 4
 
 Values = dict[str, object]
 
@@ -55,9 +58,7 @@ class _Check:
         """The settings that are sound; None when nothing can be made of the file."""
         if () in self._broken:
             return None
-        # The first round finds the runtimes that are none, the second takes out what is wrong, the third stands in for
-        # what is missing then, and the fourth finds nothing.
-        for _ in range(4):
+        for _ in range(_ROUNDS):
             try:
                 return FileSettings.model_validate(self._values)
             except ValidationError as error:
@@ -85,17 +86,18 @@ class _Check:
                 self._note(path, explain.message(detail))
             self._broken.add(path)
             if not any(path[: len(gone)] == gone for gone in taken):
-                taken.add(path)
+                taken.add(_named(path))
                 self._put_in_place(path, detail)
+        self._broken |= taken
 
     def _put_in_place(self, path: Path, error: ErrorDetails) -> None:
         match error["type"]:
             case explain.NO_RUNTIME:
                 self._values = _replaced(self._values, path[:-1], _as_meant(error["input"]))
-            case "missing":
+            case "missing" if path == _named(path):
                 self._values = _replaced(self._values, path, explain.missing(error).stand_in)
             case _:
-                self._values = _replaced(self._values, path, None)
+                self._values = _replaced(self._values, _named(path), None)
 
     def _is_below_broken(self, path: Path) -> bool:
         return any(path[: len(broken)] == broken for broken in self._broken)
@@ -103,22 +105,26 @@ class _Check:
 
 def _as_meant(backend: Mapping[str, object]) -> Values:
     """A backend whose runtime is none: of the runtime that was most likely meant, or with what all of them have."""
-    written = backend["runtime"]
-    meant = nearest(written, list(RUNTIMES)) if isinstance(written, str) else None
+    meant = runtime_meant(backend["runtime"])
     if meant is not None:
         return {**backend, "runtime": meant}
     common = {key: value for key, value in backend.items() if key in names(BackendSettings)}
     return {**common, "runtime": RuntimeKind.COMMAND.value, "command": ["${port}"]}
 
 
+def _named(path: Path) -> Path:
+    """What goes when the setting at `path` does: a list as a whole, because its items have no names."""
+    return path[: next((index for index, step in enumerate(path) if isinstance(step, int)), len(path))]
+
+
 def _replaced(values: Mapping[str, object], path: Path, value: object) -> Values:
-    """A copy with another value at `path`, None for the default. A list goes as a whole: its items have no names."""
+    """A copy with another value at `path`, None for the default."""
     key, *rest = path
     kept = dict(values)
     inner = kept.get(str(key))
-    if rest and isinstance(inner, dict | None) and isinstance(rest[0], str):
+    if rest and isinstance(inner, dict | None):
         kept[str(key)] = _replaced(inner or {}, tuple(rest), value)
-    elif rest or value is None:
+    elif value is None:
         kept.pop(str(key), None)
     else:
         kept[str(key)] = value

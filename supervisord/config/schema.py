@@ -28,16 +28,17 @@ def runtime_of(backend: object) -> str | None:
     return str(written) if isinstance(written, str) and written in RUNTIMES else None
 
 
+def runtime_meant(written: object) -> str | None:
+    """The runtime that was most likely meant by one that is none."""
+    return fields.nearest(written, list(RUNTIMES), _ALIKE) if isinstance(written, str) else None
+
+
 def runtime_problem(written: object) -> str:
-    """What is wrong with a runtime that is none; empty if it is one."""
-    try:
-        _runtime(written)
-    except ValueError as error:
-        return str(error)
-    return ""
+    """What to say of a runtime that is none."""
+    return fields.choice_problem(written, list(RUNTIMES), "a runtime", _ALIKE)
 
 
-_runtime = fields.choice(*RuntimeKind, noun="a runtime")
+_ALIKE = 0.7  # "ollama" is a server of its own, and 0.67 of llama.cpp
 RUNTIMES = {kind.RUNTIME.value: kind for kind in (LlamaCppSettings, VllmSettings, CommandSettings, RemoteSettings)}
 AnyBackend = LlamaCppSettings | VllmSettings | CommandSettings | RemoteSettings
 _Backend = Annotated[

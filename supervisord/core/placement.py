@@ -167,7 +167,8 @@ class _Draft:
             self._stand_back(newcomer, taken)
             return
         latest = self._latest_start(newcomer, behind, missing)
-        moves_at = max(goes_at(victim, newcomer, latest, self._policy) for victim in victims)
+        working = [t for t in self._tenants if t not in victims and self._works_beside(t, missing)]
+        moves_at = max(goes_at(victim, newcomer, working, latest, self._policy) for victim in victims)
         if taken:  # it could not start yet: while it need not, those there go on serving
             moves_at = max(moves_at, latest)
         self._moments += [latest, moves_at]
@@ -184,6 +185,9 @@ class _Draft:
         if tenant.standing is not Standing.RESIDENT or tenant.pinned:
             return False
         return tenant.name not in self._earmarked and tenant.name not in self._ledger.leavers
+
+    def _works_beside(self, tenant: Tenant, pools: Iterable[str]) -> bool:
+        return tenant.standing is Standing.RESIDENT and not tenant.idle and any(tenant.takes(key) for key in pools)
 
     def _latest_start(self, newcomer: Tenant, behind: Sequence[Tenant], missing: Mapping[str, int]) -> float:
         contended = newcomer.turn | set(missing)
@@ -223,13 +227,17 @@ class _Draft:
     # --- texts -------------------------------------------------------------------------------------------------------
 
     def _waits_for_time(self, newcomer: Tenant, victims: Sequence[Tenant], latest: float) -> str:
-        working = [v.name for v in victims if not v.idle]
+        working = listed([v.name for v in victims if not v.idle])
         if not working:
-            return f"waits a moment for new work of {listed([v.name for v in victims])} before taking its place"
+            return f"waits a moment in case there is new work for {listed([v.name for v in victims])}"
+        if self._now >= latest:
+            residence = max(v.min_residence_s for v in victims)
+            return f"waits for {working} to finish its work, or to have served for {residence:g} s"
         if newcomer.due is None:
-            return f"waits for {listed(working)} to finish its work"
-        patience = max(0.0, latest - newcomer.due)
-        return f"waits for {listed(working)} to finish its work, until the oldest job has waited for {patience:.0f} s"
+            return f"waits for {working} to finish its work"
+        return (
+            f"waits for {working} to finish its work, until the oldest job has waited for {latest - newcomer.due:.0f} s"
+        )
 
     def _no_room(self, tenant: Tenant) -> str:
         ledger = self._ledger
@@ -237,13 +245,15 @@ class _Draft:
         told = []
         for key in ledger.missing(tenant, room):
             pool = self._pools[key]
-            size = tenant.expects.get(key, 0)
-            reasons = who_is_in_the_way(pool, self._tenants)
-            told.append(
-                f"it needs {gib(size)} on {pool.label} and {gib(max(0, room[key]))} are free for it"
-                + (f" ({'; '.join(reasons)})" if reasons else "")
-            )
+            reasons = "; ".join(who_is_in_the_way(pool, self._tenants))
+            told.append(_shortage(pool, tenant.expects.get(key, 0), max(0, room[key])) + (reasons and f" ({reasons})"))
         return f"waits for room: {', '.join(told)}"
+
+
+def _shortage(pool: Pool, needed: int, room: int) -> str:
+    if not needed:
+        return f"{pool.label} is below its reserve"
+    return f"it needs {gib(needed)} on {pool.label} and {gib(room)} are free for it"
 
 
 def _order(tenant: Tenant) -> tuple[bool, bool, bool, float, float, float]:

@@ -295,9 +295,12 @@ class Backend:
     def became_ready(self, generation: Generation) -> None:
         """The server answered, from a port of its own tree, and told who it is."""
         generation.was_ready = True
-        if generation.identity.quantization is None:
-            found = self._world.quantization(self.spec)
-            generation.identity = replace(generation.identity, quantization=found)
+        told = generation.identity
+        generation.identity = replace(
+            told,
+            model=told.model or self.spec.upstream_model or None,
+            quantization=told.quantization or self._world.quantization(self.spec),
+        )
         generation.loaded_in = self._world.clock.monotonic() - generation.spawned
         self.last_used = self._world.clock.monotonic()
         self._world.observe(self.spec, generation)

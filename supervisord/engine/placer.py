@@ -131,6 +131,14 @@ class Placer:
         if self._asking:
             self._changed.set()
 
+    def sampled(self) -> None:
+        """There is a fresh sample: what it shows of those who run is worth keeping, and may change the plan."""
+        for backend in self._backends.values():
+            generation = backend.generation
+            if generation is not None and generation.was_ready:
+                self._footprints.observe(backend.spec, generation)
+        self.touch()
+
     async def run(self) -> None:
         """Plan for ever: after each change, and when time alone changes something."""
         while True:

@@ -167,7 +167,7 @@ class Supervisor:
         self.dispatcher.serve_with(self.backends, self.placer, self._changed.set)
         self.dispatcher.route_by(Routes(self.settings.routes, self.settings.default_route))
         self.sampler.watch_over(self.backends)
-        self.sampler.sampled = self.placer.touch
+        self.sampler.sampled = self.placer.sampled
         self.placer.watch_over(self.backends)
         self.journal.tell(
             EventKind.DAEMON_STARTED,

@@ -170,7 +170,7 @@ def _note(supervisor: Supervisor, backend: Backend) -> str:
     """The one thing worth saying about a backend now."""
     state = backend.state
     if held := supervisor.placer.held(backend.name):
-        return f"waits for its place: {held}"
+        return held
     if state.phase is Phase.READY and state.rung:
         cause = state.cause.kind.value.replace("_", " ") if state.cause else "OOM"
         return f"rung {state.rung} after {cause}: {backend.rungs[state.rung - 1].describe()}"

@@ -33,6 +33,7 @@ _GPU_OOM = (
     Signature(CauseKind.GPU_OOM, "CUDA_ERROR_OUT_OF_MEMORY"),  # the driver's API: Rust and Go servers
     Signature(CauseKind.GPU_OOM, "cudaErrorMemoryAllocation"),
     Signature(CauseKind.GPU_OOM, "RESOURCE_EXHAUSTED: Out of memory"),  # JAX
+    Signature(CauseKind.GPU_OOM, "Triton Error [CUDA]: out of memory"),
     Signature(CauseKind.GPU_OOM, "'out of memory'"),  # NCCL: Cuda failure 2 'out of memory'
     Signature(CauseKind.GPU_OOM, "CUDA runtime error in error: out of memory"),  # TensorRT-LLM
     Signature(CauseKind.GPU_OOM, "): out of memory ("),  # TensorRT-LLM: in ::cudaMallocAsync(...): out of memory (file
@@ -44,6 +45,7 @@ _GPU_OOM = (
 _HOST_OOM = (
     Signature(CauseKind.HOST_OOM, "DefaultCPUAllocator: can't allocate memory"),  # PyTorch
     Signature(CauseKind.HOST_OOM, "DefaultCPUAllocator: not enough memory"),
+    Signature(CauseKind.HOST_OOM, " MemoryError"),  # Python; the blank: not OutOfMemoryError
     Signature(CauseKind.HOST_OOM, "memory allocation of"),  # Rust: memory allocation of 17179869184 bytes failed
 )
 # Only what no second start can heal. A module that is missing is not among them: Python servers say so of options.

@@ -225,7 +225,7 @@ class TestRefusals:
         (event,) = house.engine.events()
         assert event.message == f"configuration not reloaded (SIGHUP): 2 problems in {house.path}, nothing was changed"
         assert len(event.data["problems"]) == 2
-        assert [entry["log_level"] for entry in logs] == ["warning"] * 3
+        assert [entry["log_level"] for entry in logs] == ["warning"] * 2
         house.write(whole(house, ONE))
         assert (await house.reload()).unchanged == ("a",)
 

@@ -4,6 +4,7 @@ import pytest
 from pydantic_core import ErrorDetails
 
 from supervisord.config import explain
+from supervisord.config import parse as parsing
 from supervisord.config.parse import parse
 from supervisord.config.problem import InvalidConfigurationError, Problem
 from tests.fakes.config_problems import AROUND, problems
@@ -51,10 +52,10 @@ def test_all_problems_come_at_once_and_none_because_of_another() -> None:
         ),
         ("backends.Other.ladder[0]", "context 100% takes no less than the 100% before it", 7),
         ("backends.Other.port", taken, 7),
+        ("backends.extract-8b.model", "missing; give the folder of a model, or its name on a hub", 8),
         ("backends.extract-8b.runtime", '"vlm" is not a runtime; did you mean "vllm"?', 9),
         ("backends.extract-8b.gpu_layers", "does not apply to runtime vllm; it is a setting of llama.cpp", 10),
         ("backends.extract-8b.memory.vram", '"14GB/s" is not a size; write 14GB or 14GiB', 11),
-        ("backends.extract-8b.model", "missing; give the folder of a model, or its name on a hub", 8),
         ("backends.none.model", "missing; give the path of a model file, or embedded for the small bundled one", 12),
         ("backends.none.port", taken, 13),
         ("backends.none.restart.backoff.base", '"2h" is out of range; write 10ms to 1h', 14),
@@ -100,6 +101,13 @@ def test_a_file_in_another_format_does_not_flood_the_journal() -> None:
     assert len(caught.value.problems) == 200
     assert lines[0] == "200 problems in f, nothing was changed"
     assert lines[51:] == ["  and 150 more"]
+
+
+def test_a_file_that_cannot_be_mended_has_the_problems_found_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No contradictions then: they are looked for in what is left of the file."""
+    monkeypatch.setattr(parsing, "_ROUNDS", 1)
+    text = "backends: {a: {runtime: vlm, model: 3}, b: {model: m, gpus: [0, 0]}}"
+    assert problems(text) == [("backends.a.runtime", '"vlm" is not a runtime; did you mean "vllm"?', 1)]
 
 
 def test_a_mistake_without_words_of_ours_is_told_in_the_validator_s() -> None:

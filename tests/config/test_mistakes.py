@@ -20,7 +20,6 @@ OF_VLLM = "does not apply to runtime llama.cpp; it is a setting of vllm"
         (backend("zebra: 1"), "backends.a.zebra", "unknown setting", 4),
         (backend("retention: 1d"), "backends.a.retention", "unknown setting here; it belongs in store", 4),
         (backend("listen: x"), "backends.a.listen", "unknown setting here; it belongs in the top level", 4),
-        (backend("mroe: 1"), "backends.a.mroe", "unknown setting", 4),
         (backend("strategy: x"), "backends.a.strategy", "unknown setting here; it belongs in models.NAME", 4),
         (backend("tensor_parallel: 2"), "backends.a.tensor_parallel", OF_VLLM, 4),
         ("url: x\n", "url", "unknown setting here; it belongs in backends.NAME", 1),

@@ -14,6 +14,7 @@ from supervisord.config.units import (
     format_percent,
     format_size,
     format_tokens,
+    parse_decrease,
     parse_duration,
     parse_percent,
     parse_rate,
@@ -127,6 +128,18 @@ def test_refused_shares(written: object) -> None:
     assert refusal(parse_percent, written) == f"{quote(written)} is not a share; write 10% or 0.1 (from 0% to 100%)"
 
 
+@pytest.mark.parametrize(("written", "ratio"), [("-5%", 0.05), ("-5 %", 0.05), ("-0.5", 0.5), (-0.05, 0.05)])
+def test_decreases(written: object, ratio: float) -> None:
+    assert parse_decrease(written) == ratio
+
+
+@pytest.mark.parametrize(
+    "written", ["5%", 0.05, "-0%", 0, "-100%", -1, "--5%", "- 5%", "-", True, None, float("nan"), [-0.05]]
+)
+def test_refused_decreases(written: object) -> None:
+    assert refusal(parse_decrease, written) == f"{quote(written)} is not a decrease; write -5% or -0.05"
+
+
 @given(st.integers(0, MAX_SIZE))
 def test_sizes_come_back(size: int) -> None:
     assert parse_size(format_size(size)) == size
@@ -147,7 +160,7 @@ def test_shares_come_back(thousandths: int) -> None:
     assert parse_percent(format_percent(thousandths / 100_000)) == pytest.approx(thousandths / 100_000, abs=1e-12)
 
 
-@pytest.mark.parametrize("parse", [parse_size, parse_rate, parse_duration, parse_tokens, parse_percent])
+@pytest.mark.parametrize("parse", [parse_size, parse_rate, parse_duration, parse_tokens, parse_percent, parse_decrease])
 @given(written=st.one_of(st.text(), st.floats(), st.integers(), st.booleans(), st.none(), st.lists(st.integers())))
 def test_whatever_is_written_it_is_a_figure_or_a_refusal(parse: Callable[[object], float], written: object) -> None:
     try:

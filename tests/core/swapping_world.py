@@ -26,7 +26,7 @@ class Request:
 class Waiting:
     request: Request
     arrived: float
-    client: int
+    client: int | None
 
 
 @dataclass
@@ -62,10 +62,14 @@ class Model:
 
 @dataclass
 class World:
-    """Clients send their requests one after another, each as soon as the one before it is answered."""
+    """Clients send their requests one after another, each as soon as the one before it is answered.
+
+    `timed` requests come when they come, whatever becomes of the others.
+    """
 
     models: dict[str, Model]
     clients: list[deque[Request]]
+    timed: list[tuple[float, Request]] = field(default_factory=list)
     max_wait_s: float = 30.0
     now: float = 0.0
     loads: int = 0
@@ -76,6 +80,8 @@ class World:
     _count: int = 0
 
     def run(self) -> None:
+        for number, (when, _) in enumerate(self.timed):
+            self.at(when, "arrival", str(number))
         for client in range(len(self.clients)):
             self.send(client)
         self.decide()
@@ -90,9 +96,14 @@ class World:
 
     def send(self, client: int) -> None:
         if self.clients[client]:
-            request = self.clients[client].popleft()
-            self.arrivals.append((self.now, request.model))
-            self.models[request.model].queue.append(Waiting(request, self.now, client))
+            self.receive(self.clients[client].popleft(), client)
+
+    def receive(self, request: Request, client: int | None = None) -> None:
+        self.arrivals.append((self.now, request.model))
+        self.models[request.model].queue.append(Waiting(request, self.now, client))
+
+    def on_arrival(self, number: str) -> None:
+        self.receive(self.timed[int(number)][1])
 
     def on_look(self, _: str) -> None:
         """plan() asked to be asked again."""
@@ -109,7 +120,8 @@ class World:
         assert model.running is not None
         client, model.running, model.idle_since = model.running.client, None, self.now
         self.served.append((self.now, name))
-        self.send(client)
+        if client is not None:
+            self.send(client)
 
     def decide(self) -> None:
         self.obey(self.ask())

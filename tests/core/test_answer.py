@@ -12,10 +12,12 @@ from supervisord.core.answer import (
     Refusal,
     StreamWatch,
     error_event,
+    error_kind,
     error_message,
     has_error_event,
     refusal,
     usage,
+    without_usage,
 )
 from supervisord.core.job import FailureReason
 from supervisord.core.record import Usage
@@ -24,6 +26,16 @@ TOO_LONG = (
     b'{"error":{"code":400,"message":"the request exceeds the available context size, try increasing it",'
     b'"type":"exceed_context_size_error","n_prompt_tokens":9000,"n_ctx":4096}}'
 )
+
+VLLM_TOO_LONG = (
+    b'{"error":{"message":"This model\'s maximum context length is 64 tokens. However, your prompt contains at least '
+    b'65 input tokens","type":"BadRequestError","param":"input_tokens","code":400}}'
+)
+VLLM_ENGINE_TOO_LONG = (
+    b'{"error":{"message":"The decoder prompt (length 90) is longer than the maximum model length of 64.",'
+    b'"type":"BadRequestError","param":null,"code":400}}'
+)
+OPENAI_TOO_LONG = b'{"error":{"message":"too much","type":"invalid_request_error","code":"context_length_exceeded"}}'
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
@@ -39,6 +51,9 @@ def test_success_is_no_refusal(status: int) -> None:
     [
         (400, b'{"error":{"message":"invalid grammar"}}', FailureReason.REQUEST_REJECTED, False),
         (400, TOO_LONG, FailureReason.CONTEXT_LENGTH_EXCEEDED, False),
+        (400, VLLM_TOO_LONG, FailureReason.CONTEXT_LENGTH_EXCEEDED, False),
+        (400, VLLM_ENGINE_TOO_LONG, FailureReason.CONTEXT_LENGTH_EXCEEDED, False),
+        (400, OPENAI_TOO_LONG, FailureReason.CONTEXT_LENGTH_EXCEEDED, False),
         (404, b"", FailureReason.REQUEST_REJECTED, False),
         (429, b"", FailureReason.BACKEND_BUSY, True),
         (500, b'{"error":{"message":"Compute error."}}', FailureReason.BACKEND_ERROR, True),
@@ -145,6 +160,20 @@ def test_what_an_error_says_in_one_line(body: bytes, told: str) -> None:
     assert error_message(body) == told
 
 
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (TOO_LONG, "exceed_context_size_error 400 n_prompt_tokens=9000 n_ctx=4096"),
+        (b'{"error":{"message":"my secret","type":"BadRequestError","param":null,"code":"x","fatal":true}}',
+         "BadRequestError x"),
+        (b'{"error":{"message":"my secret"}}', "an error without a type"),
+        (b"<html>", "an error without a type"),
+    ],
+)  # fmt: skip
+def test_what_kind_of_error_it_is_without_a_word_of_the_prompt(body: bytes, told: str) -> None:
+    assert error_kind(body) == told
+
+
 def test_an_error_that_says_much_is_cut() -> None:
     assert len(error_message(json.dumps({"error": {"message": "x" * 1000}}, separators=(",", ":")).encode())) == 300
     assert len(error_message(b"y" * 1000)) == 300
@@ -181,7 +210,7 @@ def test_whole_events_go_on_as_they_came() -> None:
     watch, out = fed(A, B + DONE)
 
     assert out == [A, B + DONE]
-    assert (watch.done, watch.failed, watch.tokens_seen, watch.rest()) == (True, False, True, b"")
+    assert (watch.done, watch.failed, watch.rest()) == (True, False, b"")
 
 
 @pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n"], ids=["LF", "CR LF"])
@@ -199,7 +228,6 @@ def test_nothing_of_a_first_event_goes_on_before_it_is_whole(end: bytes) -> None
     for cut in range(1, len(event)):
         watch, out = fed(event[:cut])
         assert out == [b""]
-        assert not watch.tokens_seen
         assert watch.rest() == event[:cut]
 
 
@@ -207,12 +235,8 @@ def test_a_carriage_return_within_an_event_ends_nothing() -> None:
     assert fed(b"data: a\rb", b"c\n\n")[1] == [b"", b"data: a\rbc\n\n"]
 
 
-def test_a_keep_alive_goes_on_at_once_and_is_no_token() -> None:
-    watch, out = fed(PING, A + PING, b": pi", b"ng\n")
-
-    assert out == [PING, A + PING, b"", PING]
-    assert not fed(PING)[0].tokens_seen
-    assert watch.tokens_seen
+def test_a_keep_alive_goes_on_at_once() -> None:
+    assert fed(PING, A + PING, b": pi", b"ng\n")[1] == [PING, A + PING, b"", PING]
 
 
 def test_an_event_beyond_the_limit_goes_on_in_parts() -> None:
@@ -250,10 +274,19 @@ def test_an_error_event_is_noticed_wherever_it_stands(error: bytes, before: byte
     assert not watch.done, "[DONE] after an error proves nothing"
 
 
-def test_an_error_keeps_what_went_before_in_mind() -> None:
-    watch, _ = fed(A, b'data: {"error":{}}\n\n', A)
+def test_an_error_is_not_forgotten() -> None:
+    assert fed(A, b'data: {"error":{}}\n\n', A)[0].failed
 
-    assert (watch.failed, watch.tokens_seen) == (True, True)
+
+def test_what_vllm_sends_when_its_engine_dies_is_a_failure_although_it_says_done() -> None:
+    """As seen: status 200, then this, then [DONE], from a server that ends with status 0 a second later."""
+    error = (
+        b'data: {"error": {"message": "EngineCore encountered an issue. See stack trace (above) for the root cause.", '
+        b'"type": "InternalServerError", "param": null, "code": 500}}\n\n'
+    )
+    watch, _ = fed(CHUNK, error, DONE)
+
+    assert (watch.failed, watch.done) == (True, False)
 
 
 @pytest.mark.parametrize(
@@ -305,3 +338,69 @@ def test_however_it_is_cut_every_byte_arrives_once_in_order(events: list[bytes],
     for part in out:
         assert part == b"" or part.endswith(b"\n"), "part of a line has reached the client"
     assert b"".join(out) + watch.rest() == whole
+
+
+# --- usage that only we asked for ------------------------------------------------------------------------------------
+
+SPACED = b'data: {"id": "x", "choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}}\n\n'
+FILTERED = b'data: {"choices":[],"prompt_filter_results":[]}\n\n'  # Azure's first event
+LAST_CHOICE = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":3}}\n\n'
+TALK = b"data: " + json.dumps({"choices": [{"delta": {"content": '"choices":[],"usage":{}'}}]}).encode() + b"\n\n"
+
+
+def hidden(*parts: bytes) -> tuple[StreamWatch, list[bytes]]:
+    watch = StreamWatch(hide_usage=True)
+    return watch, [watch.feed(part) for part in parts]
+
+
+@pytest.mark.parametrize("event", [LAST, SPACED, LAST.replace(b"\n", b"\r\n")])
+def test_the_usage_is_kept_for_the_record_and_from_the_client(event: bytes) -> None:
+    end = b"\r\n\r\n" if event.endswith(b"\r\n") else b"\n\n"
+    chunk, done = CHUNK.replace(b"\n\n", end), DONE.replace(b"\n\n", end)
+    for parts in ([chunk, event, done], [chunk + event, done], [chunk, event + done], [chunk + event + done]):
+        watch, out = hidden(*parts)
+        assert b"".join(out) == chunk + done
+        assert usage(watch.tail) == Usage(tokens_in=3, tokens_out=4)
+        assert watch.done
+
+
+def test_without_being_told_to_nothing_is_hidden() -> None:
+    assert fed(CHUNK, LAST, DONE)[1] == [CHUNK, LAST, DONE]
+
+
+@pytest.mark.parametrize("event", [CHUNK, FILTERED, LAST_CHOICE, TALK, PING + b"\n", CHUNK[:9] + b"\n\n"])
+def test_everything_else_passes(event: bytes) -> None:
+    assert hidden(event, DONE)[1] == [event, DONE]
+    assert without_usage(event + LAST + event) == event + event
+
+
+def test_a_usage_event_in_two_halves_is_hidden_too() -> None:
+    for cut in range(1, len(LAST)):
+        assert b"".join(hidden(CHUNK + LAST[:cut], LAST[cut:] + DONE)[1]) == CHUNK + DONE
+
+
+def test_a_usage_event_that_ends_the_stream_without_a_blank_line_is_hidden_too() -> None:
+    for event in (LAST[:-1], LAST[:-2]):
+        watch, out = hidden(CHUNK, event)
+        assert (out, watch.rest()) == ([CHUNK, b""], b"")
+    watch, _ = hidden(CHUNK, LAST[:-9])
+    assert watch.rest() == LAST[:-9], "it was cut off: who knows what it is"
+
+
+@pytest.mark.parametrize("deep", [b"[" * 100_000, b'{"a":' * 100_000, b"\xff"])
+def test_what_cannot_be_read_passes(deep: bytes) -> None:
+    event = b'data: {"choices":[],"usage":' + deep + b"\n\n"
+
+    assert without_usage(event) == event
+
+
+@given(
+    st.lists(st.sampled_from([CHUNK, LAST, SPACED, FILTERED, LAST_CHOICE, TALK, PING + b"\n", DONE]), max_size=10),
+    st.lists(st.integers(0, 900), max_size=10),
+)
+def test_however_it_is_cut_only_the_usage_is_missing(events: list[bytes], cuts: list[int]) -> None:
+    whole = b"".join(events)
+    points = sorted({0, len(whole), *(c for c in cuts if c < len(whole))})
+    watch, out = hidden(*(whole[a:b] for a, b in itertools.pairwise(points)))
+
+    assert b"".join(out) + watch.rest() == b"".join(event for event in events if event not in {LAST, SPACED})

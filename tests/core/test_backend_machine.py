@@ -354,6 +354,15 @@ class World(RuleBasedStateMachine):
         number = self.process(name).generation
         self.tell(name, life.ProbeMissed(number, "late") if what is life.ProbeMissed else what(number))
 
+    @precondition(lambda self: self.serving())
+    @rule(data=st.data())
+    def a_ready_one_does_not_answer(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(self.serving()))
+        self.tell(name, life.ProbeMissed(self.process(name).generation, "late"))
+
+    def serving(self) -> list[str]:
+        return [name for name, side in self.sides.items() if side.state.phase is Phase.READY]
+
     @precondition(lambda self: self.where(leading))
     @rule(data=st.data(), waiting=st.booleans(), preempted=st.booleans(), capacity=st.sampled_from([None, 50, 80]))
     def its_counters_tell(self, data: st.DataObject, *, waiting: bool, preempted: bool, capacity: int | None) -> None:

@@ -86,6 +86,12 @@ def test_words_are_found_in_any_case_and_anywhere_in_a_line() -> None:
     )
 
 
+def test_how_full_the_gpu_was_is_part_of_the_evidence() -> None:
+    cause = classify(ExitEvidence(1, log=("GPU is full",), vram_free_ratio=0.02), SIGNATURES)
+
+    assert cause.evidence == ("GPU is full", "2% of the GPU's memory was free")
+
+
 @pytest.mark.parametrize(
     ("log", "expected"),
     [

@@ -1,6 +1,7 @@
 """What can become of a job."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -41,6 +42,12 @@ def test_a_job_shows_what_it_asks_for() -> None:
     job = Job("j", Submission("/v1/completions", "small", b"{}", priority=Priority.BATCH), 1.0, 2.0, 3.0)
 
     assert (job.model, job.priority) == ("small", Priority.BATCH)
+
+
+def test_a_job_waits_in_the_line_of_its_route() -> None:
+    job = Job("j", Submission("/v1/completions", "alias", b"{}"), 1.0, 2.0, 3.0)
+
+    assert (job.line, replace(job, route="main").line, replace(job, route="main").model) == ("alias", "main", "alias")
 
 
 def test_reasons_are_words_that_a_metric_can_carry() -> None:

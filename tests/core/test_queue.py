@@ -1,6 +1,7 @@
 """The queue: who is next, who is turned away, who has waited for too long."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -84,6 +85,23 @@ def test_only_the_first_of_each_model_can_run_next() -> None:
     queue.take("a2")
     assert [one.id for one in queue.first_of_each_model()] == ["b0"]
     assert queue.waiting_for("a") == 0
+
+
+def test_aliases_wait_in_one_line() -> None:
+    alias = replace(job("3", model="alias", arrived=-1.0), route="a")
+    queue = filled(replace(job("1", model="a"), route="a"), replace(job("2", model="b"), route="b"), alias)
+
+    assert [j.id for j in queue.first_of_each_model()] == ["3", "2"]
+    assert (queue.waiting_for("a"), queue.waiting_for("alias")) == (2, 0)
+    head = queue.head("a")
+    assert head is not None
+    assert head == queue.take("3")
+    assert head[0] == alias
+    assert queue.head("alias") is None
+
+
+def test_a_queue_tells_its_limit() -> None:
+    assert filled(limit=7).limit == 7
 
 
 def test_a_job_waits_once() -> None:

@@ -72,17 +72,17 @@ async def test_it_backs_off_where_work_is_thrown_away(tmp_path: Path, http: aioh
     """The server says it has room for more than it really has, and preempts: fewer are sent from then on."""
     log = tmp_path / "log"
     flags = ("--kv-tokens", "20000", "--preempt-above", "900", "--request-log", str(log))
-    daemon = a_daemon(tmp_path, *flags, context=1024, slots=32)
+    daemon = a_daemon(tmp_path, *flags, context=1024, slots=16)
     async with running(daemon):
         await daemon.until_phase("ready", "tiny")
-        assert failed(await crowd(http, daemon, [[asking(50, 250)] * 8 for _ in range(16)])) == []
+        assert failed(await crowd(http, daemon, [[asking(50, 150)] * 30 for _ in range(16)])) == []
     requests = sorted(read_log(log), key=lambda line: line["start"])
 
     def together(part: list[Json]) -> int:
         return max(sum(o["start"] <= r["start"] < o["end"] for o in requests) for r in part)
 
     assert together(requests[:16]) >= 12
-    assert together(requests[-32:]) <= together(requests[:16]) / 2
+    assert together(requests[-100:]) <= together(requests[:16]) * 0.75
 
 
 async def test_too_long_for_its_context_is_refused_before_it_waits(tmp_path: Path, http: aiohttp.ClientSession) -> None:
@@ -100,9 +100,10 @@ async def test_too_long_for_its_context_is_refused_before_it_waits(tmp_path: Pat
         assert len(read_log(log)) == 1, "the server never saw it"
 
 
-async def test_a_long_answer_that_cannot_fit_is_refused_too(tmp_path: Path, http: aiohttp.ClientSession) -> None:
+async def test_an_answer_longer_than_the_context_is_refused_too(tmp_path: Path, http: aiohttp.ClientSession) -> None:
+    """One that only does not fit behind its prompt is cut short by vLLM."""
     async with running(a_daemon(tmp_path, context=1024)) as daemon:
         await daemon.until_phase("ready", "tiny")
-        refused = await ask(http, daemon, "tiny", "abc " * 500, max_tokens=600)
+        refused = await ask(http, daemon, "tiny", max_tokens=1025)
         assert (refused.status, json.loads(refused.body)["error"]["code"]) == (400, "context_length_exceeded")
-        assert (await ask(http, daemon, "tiny", "abc " * 500, max_tokens=500)).status == 200
+        assert (await ask(http, daemon, "tiny", "abc " * 500, max_tokens=600)).status == 200

@@ -67,7 +67,7 @@ async def test_its_own_words_tell_the_cause(tmp_path: Path) -> None:
         signatures=[{"kind": "gpu_oom", "words": "tensor arena exhausted", "unless": "will retry"}],
         restart={"max_failures": 1},
     )
-    backend["command"] = ["/bin/sh", "-c", script]
+    backend["command"] = ["/bin/sh", "-c", script, "${port}"]
     async with running(daemon_of(tmp_path, backend)) as daemon:
         parked = await daemon.until_phase("parked", "any")
         exits = await daemon.events("backend.exit")
@@ -77,7 +77,7 @@ async def test_its_own_words_tell_the_cause(tmp_path: Path) -> None:
 
 async def test_words_that_are_excepted_prove_nothing(tmp_path: Path) -> None:
     backend = command(signatures=[{"kind": "gpu_oom", "words": "arena exhausted", "unless": "will retry"}])
-    backend["command"] = ["/bin/sh", "-c", 'echo "arena exhausted (will retry)" >&2; exit 3']
+    backend["command"] = ["/bin/sh", "-c", 'echo "arena exhausted (will retry)" >&2; exit 3', "${port}"]
     async with running(daemon_of(tmp_path, backend | {"restart": {"max_failures": 1}})) as daemon:
         await daemon.until_phase("parked", "any")
         assert (await daemon.events("backend.exit"))[0]["data"]["cause"] != "gpu_oom"

@@ -153,7 +153,7 @@ async def test_what_an_earlier_run_took_is_expected_again(
 
 
 async def _holder(daemon: Daemon, name: str) -> dict[str, Any]:
-    return next(one for one in (await daemon.pool())["holders"] if one["backend"] == name)
+    return next((one for one in (await daemon.pool())["holders"] if one["backend"] == name), {"held_bytes": None})
 
 
 async def _holds(daemon: Daemon, name: str, size: int) -> bool:

@@ -37,6 +37,7 @@ class Daemon:
             **configuration,
         }
         self.arguments: tuple[str, ...] = ()  # of its command line, besides --config
+        self.prefix: tuple[str, ...] = ()  # a program that runs it, e.g. as somebody else
         self.process: asyncio.subprocess.Process | None = None
         self.address = ""
 
@@ -54,7 +55,7 @@ class Daemon:
         self.write()
         with self.output.open("ab") as output:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "supervisord", "--config", str(self.config), *self.arguments,
+                *self.prefix, sys.executable, "-m", "supervisord", "--config", str(self.config), *self.arguments,
                 stdout=output, stderr=output, cwd=ROOT, env={**os.environ, **environment},
             )  # fmt: skip
         await self.until(self._open, "the control socket to answer")

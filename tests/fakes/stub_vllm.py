@@ -80,8 +80,8 @@ class VllmDialect:
         """Why a request is not taken; None: it is."""
         if ask.model and ask.model not in self._names:
             return self.error(404, f"The model `{ask.model}` does not exist. Valid aliases: {', '.join(self._names)}.")
-        if prompt + (ask.max_tokens or 0) <= load.n_ctx:
-            return None
+        if prompt < load.n_ctx and (ask.max_tokens or 0) <= load.n_ctx:
+            return None  # an answer that does not fit behind its prompt is cut short
         return self.error(
             400,
             f"This model's maximum context length is {load.n_ctx} tokens. However, your prompt contains {prompt} input "

@@ -11,7 +11,7 @@ from supervisord.runtimes.base import VllmOptions
 
 PYTHON_VARIABLE = "LLM_SUPERVISORD_VLLM_PYTHON"  # scripts/test sets both
 MODEL_VARIABLE = "LLM_SUPERVISORD_VLLM_MODEL"
-START_S = 180.0  # 30 s on two idle cores
+START_S = 400.0  # 30 s on two idle cores, 100 s where eight others work too
 
 # Room for 131072 tokens, instead of a share of all the RAM there is.
 TINY = VllmOptions(dtype="bfloat16", enforce_eager=True, kv_cache_memory=64 << 20)

@@ -191,6 +191,7 @@ def ended(*log: str, status: int = 1, was_ready: bool = False, described: Backen
         # others
         "ncclUnhandledCudaError: Cuda failure 2 'out of memory'",
         'DriverError(CUDA_ERROR_OUT_OF_MEMORY, "out of memory")',
+        "RuntimeError: Triton Error [CUDA]: out of memory",
         "jaxlib.xla_extension.XlaRuntimeError: RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.",
     ],
 )
@@ -206,6 +207,7 @@ def test_gpu_out_of_memory_in_the_words_of_each_server(line: str, was_ready: boo
         "RuntimeError: [enforce fail at alloc_cpu.cpp:114] data. DefaultCPUAllocator: can't allocate memory: you tried",
         "RuntimeError: DefaultCPUAllocator: not enough memory: you tried to allocate 137438953472 bytes.",
         "memory allocation of 17179869184 bytes failed",
+        "[rank0]: MemoryError",
         "OSError: [Errno 12] Cannot allocate memory",
         "terminate called after throwing an instance of 'std::bad_alloc'",
     ],

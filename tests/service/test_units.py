@@ -58,8 +58,12 @@ def systemd_version() -> int:
 def unit(tmp_path: Path) -> Path:
     """The unit with a program that exists here."""
     copy = tmp_path / UNIT.name
-    copy.write_text(re.sub(r"(?m)^ExecStart=\S+", "ExecStart=/bin/true", UNIT.read_text()))
+    copy.write_text(with_a_program(UNIT.read_text()))
     return copy
+
+
+def with_a_program(text: str) -> str:
+    return re.sub(r"(?m)^(Exec\w+)=/opt/\S+", r"\1=/bin/true", text)
 
 
 @has("systemd-analyze")
@@ -71,14 +75,15 @@ def test_systemd_reads_the_unit_in_silence(unit: Path) -> None:
 def test_the_newer_options_are_known_to_a_newer_systemd_and_to_no_older(unit: Path) -> None:
     folder = unit.with_name(f"{unit.name}.d")
     folder.mkdir()
-    shutil.copy(DROP_IN, folder)
+    (folder / DROP_IN.name).write_text(with_a_program(DROP_IN.read_text()))
     said = run("systemd-analyze", "verify", unit)
     unknown = re.findall(r"Unknown key(?: name)? '(\w+)'", said)
     if systemd_version() >= 254:
         assert said == ""
     else:
         assert unknown, "what this version knows belongs into the unit itself"
-        assert set(unknown) == set(settings(DROP_IN)) - {"RestartSec"}
+        assert set(unknown) == set(settings(DROP_IN)) - {"RestartSec", "Type", "ExecReload"}
+        assert "notify-reload" in said, "a type this version knows belongs into the unit itself"
 
 
 @has("systemd-analyze")
@@ -111,7 +116,7 @@ def test_the_watchdog_and_the_notifier_fit_together(tmp_path: Path) -> None:
 
 
 def test_no_key_is_set_twice_by_accident() -> None:
-    lists = {"DeviceAllow", "Environment"}
+    lists = {"DeviceAllow", "Environment", "ExecReload"}
     assert {key for key, values in settings(UNIT).items() if len(values) > 1} <= lists
 
 
@@ -123,6 +128,14 @@ def test_the_places_are_those_the_program_looks_in() -> None:
     assert found["RuntimeDirectoryMode"] == ["0750"]
     for assignment in found["Environment"]:
         assert assignment.split("=")[1].startswith(f"%C/{found['CacheDirectory'][0]}")
+
+
+def test_a_reload_is_checked_before_it_is_asked_for() -> None:
+    check = f"/opt/{places.NAME}/bin/llm-supervisord --check {places.SYSTEM_CONFIG}"
+    assert settings(UNIT)["ExecReload"] == [check, "/bin/kill -HUP $MAINPID"]
+    # There the signal is systemd's own: a second one would be a second reload.
+    newer = settings(DROP_IN)
+    assert (newer["Type"], newer["ExecReload"]) == (["notify-reload"], ["", check])
 
 
 def below(root: Path, source: Path, folder: str) -> Path:

@@ -4,13 +4,14 @@ from supervisord.cli.supctl.figures import moment
 from supervisord.cli.supctl.screen import Cell, Screen, Style
 from supervisord.cli.supctl.wire_records import Event
 
-_KIND_WIDTH = 16
+_KIND_WIDTH = 18
 _KINDS = {
     "backend.exit": Style.BAD,
     "backend.orphans_killed": Style.BAD,
     "backend.rung": Style.BUSY,
     "memory.pressure": Style.BUSY,
     "memory.evicted": Style.BUSY,
+    "placement.held": Style.BUSY,
     "queue.paused": Style.BUSY,
     "job.retry": Style.BUSY,
     "store": Style.BUSY,

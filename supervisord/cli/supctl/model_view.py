@@ -53,7 +53,7 @@ def _needs(server: Server) -> str:
 
 
 def _about(size: int | None, source: str) -> str:
-    return f"~{gib(size)}" if size is not None and source == "estimated" else gib(size)
+    return f"~{gib(size)}" if size and source == "estimated" else gib(size)
 
 
 def _chosen(model: Model, server: Server, *, first: bool) -> str:

@@ -50,8 +50,9 @@ def _tenant(tenant: Tenant) -> Cell:
 def _foreign(processes: Sequence[Holder]) -> list[Cell]:
     """Processes that are not ours, each with its number, as that is what one would end it by."""
     largest = sorted(processes, key=lambda process: process.used or 0, reverse=True)
-    cells = [_process(process) for process in largest[:FOREIGN_SHOWN]]
-    rest = largest[FOREIGN_SHOWN:]
+    shown = [each for each in largest if each.used is None or each.used >= _WORTH_A_WORD][:FOREIGN_SHOWN]
+    cells = [_process(process) for process in shown]
+    rest = [each for each in largest if each not in shown]
     if rest:
         cells.append(Cell(f"{len(rest)} more {gib(sum(process.used or 0 for process in rest))}"))
     return cells

@@ -18,6 +18,7 @@ _PHASES = {
     "ready": Style.GOOD,
     "starting": Style.BUSY,
     "loading": Style.BUSY,
+    "suspect": Style.BUSY,
     "draining": Style.BUSY,
     "stopping": Style.BUSY,
     "stopped": Style.FAINT,
@@ -53,7 +54,7 @@ def report(status: Status, screen: Screen) -> list[str]:
     lines += _gpus(status, pools, screen)
     for backend in status.backends:
         if backend.held:
-            lines += _wrapped(Cell(f"{backend.name} waits for its place: {backend.held}", Style.BUSY), screen)
+            lines += _wrapped(Cell(f"{backend.name}: {backend.held}", Style.BUSY), screen)
     for warning in _warnings(status):
         lines += _wrapped(warning, screen)
     lines.append("")

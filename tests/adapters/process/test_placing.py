@@ -57,6 +57,13 @@ async def test_processors_that_are_not_there_are_told(
     assert caught.value.permanent
 
 
+@pytest.mark.parametrize("node", [0, 1000, 5000])
+async def test_trouble_with_its_place_does_not_hide_why_it_cannot_start(host: LinuxProcessHost, node: int) -> None:
+    spec = ProcessSpec("b", 1, ("no-such-server",), {}, cpus=(MINE[0], 7000), memory_node=node)
+    with pytest.raises(SpawnError, match="program not found: no-such-server"):
+        await host.spawn(spec, Recorder())
+
+
 def policy(lines: list[str]) -> str:
     """The policy of the biggest mapping, as the kernel has it."""
     return next(found[1] for line in lines if (found := re.match(r"[0-9a-f]+ (\S+)", line)))

@@ -219,3 +219,20 @@ async def test_server_that_is_silent_during_the_handshake() -> None:
         await upstream.start(replace(request_to(secret(server.port)), connect_timeout_s=0.2), told)
         assert told.fault.kind == "connect"
         assert "within 0.2 s" in told.fault.detail
+
+
+async def test_kept_connection_without_tls_never_carries_what_is_meant_for_one_with_it() -> None:
+    heard = []
+
+    async def script(peer: Peer) -> None:
+        if peer.number == 1:
+            await keep_answering(peer)
+        heard.append(await peer.reader.read(65536))  # the second one: a TLS greeting
+
+    async with raw_server(script) as server, an_upstream() as upstream:
+        await exchange(upstream, request_to(server.port))
+        told = await exchange(upstream, request_to(secret(server.port)))
+        assert told.fault.kind == "connect"
+        assert len(server.peers[0].requests) == 1
+        assert KEY.encode() not in b"".join(heard)
+        assert len(upstream._idle["127.0.0.1", server.port, False]) == 1

@@ -26,7 +26,11 @@ def supctl(socket_path: Path) -> Supctl:
 @pytest.fixture
 def peer(socket_path: Path) -> Iterator[Peer]:
     with daemon(socket_path) as peer:
-        peer.answers = {"/v1/status": documents.STATUS, "/v1/version": documents.VERSION}
+        peer.answers = {
+            "/v1/status": documents.STATUS,
+            "/v1/version": documents.VERSION,
+            "/v1/models": documents.MODELS,
+        }
         yield peer
 
 

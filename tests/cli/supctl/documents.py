@@ -109,6 +109,24 @@ CLOUD = backend(
     vram_bytes=None,
 )
 
+POOLS: list[dict[str, Any]] = [
+    {"key": "host", "label": "host", "total_bytes": 64 * GIB, "free_bytes": int(32.8 * GIB), "reserve_bytes": 2 * GIB,
+     "pressure": "ok", "problem": "", "foreign": [], "unexplained_bytes": 0,
+     "holders": [{"backend": "llama3-70b", "standing": "resident", "held_bytes": int(1.2 * GIB),
+                  "expected_bytes": 2 * GIB, "source": "configured"},
+                 {"backend": "extract-8b", "standing": "waiting", "held_bytes": 0, "expected_bytes": 3 * GIB,
+                  "source": "learned"}]},
+    {"key": GPU["uuid"], "label": "gpu0", "total_bytes": 24 * GIB, "free_bytes": int(3.1 * GIB),
+     "reserve_bytes": 2 * GIB, "pressure": "ok", "problem": "",
+     "foreign": [{"pid": 1200, "name": "Xorg", "used_bytes": int(0.5 * GIB)},
+                 *({"pid": 2000 + n, "name": "steam" if n else "", "used_bytes": 10 << 20} for n in range(6))],
+     "unexplained_bytes": int(0.2 * GIB),
+     "holders": [{"backend": "extract-8b", "standing": "waiting", "held_bytes": 0, "expected_bytes": 14 * GIB,
+                  "source": "estimated"},
+                 {"backend": "llama3-70b", "standing": "resident", "held_bytes": int(20.1 * GIB),
+                  "expected_bytes": int(20.4 * GIB), "source": "learned"}]},
+]  # fmt: skip
+
 STATUS: dict[str, Any] = {
     "version": "0.3.0",
     "uptime_s": 273_700.0,
@@ -168,6 +186,52 @@ BARE: dict[str, Any] = {
     "gpus": [],
     "backends": [],
 }
+
+HELD: dict[str, Any] = {
+    **STATUS,
+    "pools": POOLS,
+    "backends": [
+        LLAMA,
+        {**VLLM, "phase": "starting", "held": "waits for llama3-70b to finish its work",
+         "note": "waits for llama3-70b to finish its work", "standing": "waiting"},
+        CLOUD,
+    ],
+}  # fmt: skip
+
+BROKEN_POOLS: dict[str, Any] = {
+    **STATUS,
+    "pools": [
+        {"key": "host", "holders": [], "foreign": [], "reserve_bytes": GIB},
+        {"key": GPU["uuid"], "label": "gpu0", "problem": "measured 42 s ago", "reserve_bytes": 0,
+         "holders": [
+             {"backend": "a", "standing": "leaving", "held_bytes": GIB, "expected_bytes": None, "source": "unknown"},
+             {"backend": "b", "standing": "starting", "held_bytes": 0, "expected_bytes": GIB, "source": "estimated"},
+             {"backend": "c", "standing": "waiting", "held_bytes": 0, "expected_bytes": None, "source": "unknown"}],
+         "foreign": [{"pid": 77, "name": "", "used_bytes": None}], "unexplained_bytes": 0},
+    ],
+}  # fmt: skip
+
+MODELS: dict[str, Any] = {
+    "models": [
+        {"name": "llama3", "aliases": ["gpt-4o", "chat"], "strategy": "priority", "default": True, "loaded": True,
+         "queued": 12, "context_tokens": 12288, "quantization": "Q4_K - Medium",
+         "backends": [
+             {"name": "llama3-70b", "runtime": "llama.cpp", "phase": "ready", "loaded": True, "last_resort": False,
+              "held": "", "context_tokens": 12288, "quantization": "Q4_K - Medium",
+              "expected_vram_bytes": int(20.4 * GIB), "vram_source": "learned", "expected_ram_bytes": 2 * GIB,
+              "ram_source": "configured", "expected_load_s": 41.0},
+             {"name": "cloud", "runtime": "remote", "phase": "ready", "loaded": True, "last_resort": True, "held": "",
+              "context_tokens": None, "quantization": None, "expected_vram_bytes": None, "vram_source": "unknown",
+              "expected_ram_bytes": None, "ram_source": "unknown", "expected_load_s": None}]},
+        {"name": "organization/extract-8b", "aliases": [], "strategy": "least_busy", "default": False,
+         "loaded": False, "queued": 0, "context_tokens": 8192, "quantization": None,
+         "backends": [
+             {"name": "extract-8b", "runtime": "vllm", "phase": "stopped", "loaded": False, "last_resort": False,
+              "held": "", "context_tokens": 8192, "quantization": None,
+              "expected_vram_bytes": 14 * GIB, "vram_source": "estimated", "expected_ram_bytes": 0,
+              "ram_source": "estimated", "expected_load_s": 30.0}]},
+    ]
+}  # fmt: skip
 
 VERSION: dict[str, Any] = {
     "version": "0.3.0",

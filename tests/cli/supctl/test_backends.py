@@ -1,4 +1,4 @@
-"""start, stop, restart, reset and logs."""
+"""start, stop, restart, reset, load, unload and logs."""
 
 import pytest
 
@@ -10,8 +10,10 @@ def phase(name: str, phase: str, **changes):
 
 
 @pytest.mark.parametrize(
-    ("verb", "reached"), [("start", "ready"), ("stop", "stopped"), ("restart", "ready"), ("reset", "stopped")]
-)
+    ("verb", "reached"),
+    [("start", "ready"), ("stop", "stopped"), ("restart", "ready"), ("reset", "stopped"), ("load", "ready"),
+     ("unload", "stopped")],
+)  # fmt: skip
 class TestVerbs:
     def test_waits_until_it_is_done(self, supctl, peer, verb, reached):
         peer.answers[f"/v1/backends/llama/{verb}"] = phase("llama", reached)
@@ -61,7 +63,10 @@ def test_every_name_has_its_turn(supctl, peer):
     peer.answers["/v1/backends/first/stop"] = (409, documents.error("conflict", "first is busy"))
     peer.answers["/v1/backends/third/stop"] = phase("third", "stopped")
     ended = supctl("stop", "first", "second", "third", "third")
-    assert [seen.path.split("/")[3] for seen in peer.seen] == ["first", "second", "third"]
+    asked = [seen.path for seen in peer.seen]
+    assert asked == [
+        f"/v1/{name}/stop" for name in ("backends/first", "backends/second", "models/second", "backends/third")
+    ]
     assert ended.status == 1  # of the first that failed
     assert ended.out == "third is stopped\n"
     assert "supctl: first: first is busy\n" in ended.err
@@ -144,9 +149,17 @@ class TestLogs:
 
 
 class TestCompletion:
-    @pytest.mark.parametrize("verb", ["start", "logs"])
-    def test_names_come_from_the_daemon(self, supctl, peer, verb):
+    @pytest.mark.parametrize(
+        ("verb", "names"),
+        [("start", ["llama3-70b", "llama3"]), ("logs", ["llama3-70b"]), ("reset", ["llama3-70b"])],
+    )
+    def test_names_come_from_the_daemon(self, supctl, peer, verb, names):
         ended = supctl(_SUPCTL_COMPLETE="bash_complete", COMP_WORDS=f"supctl {verb} l", COMP_CWORD="2")
+        assert ended.out == "".join(f"plain,{name}\n" for name in names)
+
+    def test_a_daemon_without_models_still_has_backends(self, supctl, peer):
+        del peer.answers["/v1/models"]
+        ended = supctl(_SUPCTL_COMPLETE="bash_complete", COMP_WORDS="supctl load l", COMP_CWORD="2")
         assert ended.out == "plain,llama3-70b\n"
 
     def test_silent_without_a_daemon(self, supctl):
@@ -155,4 +168,4 @@ class TestCompletion:
 
     def test_commands(self, supctl):
         ended = supctl(_SUPCTL_COMPLETE="bash_complete", COMP_WORDS="supctl re", COMP_CWORD="1")
-        assert ended.out == "plain,restart\nplain,reset\n"
+        assert ended.out == "plain,restart\nplain,reset\nplain,reload\n"

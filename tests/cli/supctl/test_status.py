@@ -13,7 +13,7 @@ ESCAPE = "\x1b"
 
 
 @pytest.mark.parametrize("width", [80, 120, 200])
-@pytest.mark.parametrize("name", ["STATUS", "TROUBLED", "BARE"])
+@pytest.mark.parametrize("name", ["STATUS", "TROUBLED", "BARE", "HELD"])
 def test_report(supctl, peer, golden, name, width):
     peer.answers["/v1/status"] = getattr(documents, name)
     ended = supctl("status", COLUMNS=str(width))
@@ -67,6 +67,22 @@ def test_gpu_that_misses_figures(supctl, peer):
     assert "gpu   sensor failing" in lines
     assert "gpu3  H200  VRAM 0.0/0.0 GiB   stale" in lines
     assert "gpu4  H200  VRAM 0.0/0.0 GiB   its sensor fails: Unknown Error" in lines
+
+
+def test_pools_that_cannot_be_told_whole(supctl, peer):
+    peer.answers["/v1/status"] = documents.BROKEN_POOLS
+    lines = supctl("status").out.splitlines()
+    assert lines[2].startswith("gpu0"), "a host of whose memory nobody holds anything gets no line"
+    assert "Xorg" not in lines[2], "who holds memory is told once"
+    told = "measured 42 s ago   a 1.0, leaving   b 0.0 of ~1.0, starting   c waits for its place   pid 77"
+    assert lines[3] == f"      {told} {ABSENT}"
+
+
+def test_narrow_pools_are_not_wider_than_the_screen(supctl, peer):
+    peer.answers["/v1/status"] = documents.HELD
+    lines = supctl("status", COLUMNS="40").out.splitlines()
+    assert max(map(len, lines[: lines.index("")])) <= 40
+    assert "      extract-8b waits for ~14.0" in lines
 
 
 def test_machine_with_little(supctl, peer):

@@ -6,6 +6,7 @@ All but `reset` and `logs` also take the name of a model: the daemon then knows 
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 
 import click
 from click.shell_completion import CompletionItem
@@ -50,15 +51,12 @@ def _names(context: click.Context, *, models: bool) -> list[CompletionItem]:
     """The names of backends, and of models if wanted, each once; none where no daemon answers at once."""
     session = context.ensure_object(Session)
     control = Control(session.control().places, _COMPLETION_TIMEOUT_S)
-    try:
-        backends = Status.read(control.get("/v1/status").doc).backends
-        found = {each.name: each.phase for each in backends}
-        if models:
-            for model in control.get("/v1/models").doc.each("models"):
-                for name in (model.text("name"), *model.texts("aliases")):
-                    found.setdefault(name, "model")
-    except Failure:
-        return []
+    found: dict[str, str] = {}
+    with suppress(Failure):
+        found |= {each.name: each.phase for each in Status.read(control.get("/v1/status").doc).backends}
+        for model in control.get("/v1/models").doc.each("models") if models else ():
+            for name in (model.text("name"), *model.texts("aliases")):
+                found.setdefault(name, "model")
     return [CompletionItem(name, help=what) for name, what in found.items()]
 
 
@@ -165,7 +163,7 @@ def _judge(verb: str, name: str, backend: Backend, waited: float) -> None:
     because = f": {reason}" if reason else ""
     if backend.phase in _FAILED and verb not in _ENDS:
         raise Failure(f"{verb} {clean(name)} failed, it is {backend.phase}{because}. See: supctl logs {clean(name)}")
-    held = f", it waits for its place ({backend.held})" if backend.held else ""
+    held = f": {backend.held}" if backend.held else ""
     raise TimedOut(
         f"{clean(name)} is still {backend.phase or 'busy'} after {waited:g} s{held}; the daemon goes on with it. "
         "See: supctl status"

@@ -1,0 +1,111 @@
+"""A stream that waits is told why, and everything that comes after the early status is said in-band."""
+
+import json
+
+from supervisord.core.errors import BackendDiedError, QueueTimeoutError
+from supervisord.engine.patience import PatientClient
+
+
+class Wire:
+    """`ports.Client` that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.head: tuple[int, dict[str, str]] | None = None
+        self.body = b""
+        self.finished = self.aborted = False
+
+    def start(self, status: int, headers: object, *, length: int | None) -> None:
+        assert self.head is None, "a head can be sent once"
+        assert length is None or self.head is None
+        self.head = (status, dict(headers))  # type: ignore[call-overload]
+
+    def write(self, data: bytes) -> bool:
+        self.body += data
+        return len(self.body) < 1000
+
+    async def drained(self) -> None:
+        return None
+
+    def finish(self) -> None:
+        self.finished = True
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def test_a_stream_that_does_not_wait_is_not_touched() -> None:
+    wire = Wire()
+    client = PatientClient(wire)
+    client.start(200, (("content-type", "text/event-stream"), ("x-backend", "a")), length=None)
+    assert client.write(b"data: 1\n\n")
+    client.finish()
+    assert wire.head == (200, {"content-type": "text/event-stream", "x-backend": "a"})
+    assert (wire.body, wire.finished) == (b"data: 1\n\n", True)
+
+
+def test_comments_end_in_a_single_newline_and_the_stream_follows() -> None:
+    wire = Wire()
+    client = PatientClient(wire)
+    client.comment("waiting position=3 small is\nloading", (("x-job-id", "7"),))
+    client.comment("waiting position=1", (("x-job-id", "7"),))
+    client.start(200, (("content-type", "text/event-stream"),), length=None)
+    client.write(b"data: 1\n\n")
+    client.finish()
+    assert wire.head is not None
+    assert wire.head[0] == 200
+    assert wire.head[1]["content-type"] == "text/event-stream"
+    assert wire.head[1]["x-job-id"] == "7"
+    assert wire.body == b": waiting position=3 small is loading\n: waiting position=1\ndata: 1\n\n"
+    assert wire.finished
+
+
+def test_an_error_answer_after_the_early_status_becomes_an_event() -> None:
+    wire = Wire()
+    client = PatientClient(wire)
+    client.comment("waiting", ())
+    client.start(400, (("content-type", "application/json"),), length=40)
+    assert client.write(b'{"error":\n {"message": "too ')
+    assert client.write(b'long", "code": 400}}\n')
+    client.finish()
+    event = wire.body.removeprefix(b": waiting\n")
+    assert event.startswith(b"data: ")
+    assert event.endswith(b"\n\n")
+    assert event.count(b"\n") == 2
+    assert json.loads(event[6:]) == {"error": {"message": "too long", "code": 400}}
+    assert wire.finished
+
+
+def test_an_error_that_is_no_json_is_wrapped() -> None:
+    wire = Wire()
+    client = PatientClient(wire)
+    client.comment("waiting", ())
+    client.start(502, (), length=None)
+    client.write(b"<html>bad gateway</html>")
+    client.finish()
+    event = json.loads(wire.body.split(b"data: ")[1])
+    assert event["error"]["type"] == "backend_error"
+    assert "bad gateway" in event["error"]["message"]
+
+
+def test_our_own_errors_are_told_in_band_with_their_code_and_origin() -> None:
+    for error, origin in (
+        (QueueTimeoutError("too late"), "supervisor_error"),
+        (BackendDiedError("x"), "backend_error"),
+    ):
+        wire = Wire()
+        client = PatientClient(wire)
+        client.comment("waiting", ())
+        client.fail(error)
+        told = json.loads(wire.body.split(b"data: ")[1])["error"]
+        assert (told["message"], told["code"], told["type"]) == (error.message, error.code, origin)
+        assert wire.finished
+
+
+async def test_back_pressure_and_abort_reach_the_client() -> None:
+    wire = Wire()
+    client = PatientClient(wire)
+    client.start(200, (), length=None)
+    assert not client.write(b"x" * 2000)
+    await client.drained()
+    client.abort()
+    assert wire.aborted
