@@ -52,7 +52,7 @@ STATUS: Mapping[str, int] = {
     "backend_protocol_error": 502,
     "backend_error": 502,
     "startup_failed": 500,
-    "bad_configuration": 500,
+    "bad_configuration": 422,
     "state_folder": 500,
     "address_in_use": 500,
     "spawn_failed": 503,

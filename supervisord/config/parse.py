@@ -79,16 +79,16 @@ class _Check:
         return any(path[: len(broken)] == broken or broken[: len(path)] == path for broken in self._broken)
 
     def _take_out(self, error: ValidationError) -> None:
-        taken: set[Path] = set()
+        lists: set[Path] = set()
         for detail in error.errors(include_url=False):
             path = explain.location(detail)
             if not self._is_below_broken(path):
                 self._note(path, explain.message(detail))
             self._broken.add(path)
-            if not any(path[: len(gone)] == gone for gone in taken):
-                taken.add(_named(path))
-                self._put_in_place(path, detail)
-        self._broken |= taken
+            lists.add(_named(path))
+            self._put_in_place(path, detail)
+        # Only now: each broken item of a list is told of.
+        self._broken |= lists
 
     def _put_in_place(self, path: Path, error: ErrorDetails) -> None:
         match error["type"]:

@@ -144,12 +144,7 @@ class StreamWatch:
             if not data:
                 return b""
         self._look(data)
-        return self._for_client(data)
-
-    def _for_client(self, data: bytes) -> bytes:
-        if self._hide_usage and (_NO_CHOICES[0] in data or _NO_CHOICES[1] in data):
-            return without_usage(data)
-        return data
+        return without_usage(data) if self._hide_usage else data
 
     def _hold_back(self, data: bytes) -> bytes:
         cut = max((at + len(end) for end in _BLANK_LINES if (at := data.rfind(end)) >= 0), default=0)
@@ -175,7 +170,7 @@ class StreamWatch:
         held, self._held = self._held, b""
         if held:
             self._look(held)
-        return self._for_client(held)
+        return without_usage(held) if self._hide_usage else held
 
     @property
     def tail(self) -> bytes:
@@ -195,6 +190,8 @@ def has_error_event(data: bytes) -> bool:
 
 def without_usage(data: bytes) -> bytes:
     """Events without those that hold the usage of the stream and nothing of its text; all others byte by byte."""
+    if _NO_CHOICES[0] not in data and _NO_CHOICES[1] not in data:  # nearly always
+        return data
     end = _CRLF if _CRLF in data else _LF
     *events, rest = data.split(end)
     kept = [event + end for event in events if not _tells_usage_only(event)]

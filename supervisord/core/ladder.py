@@ -117,7 +117,7 @@ def _context_fitted(footprint: Footprint, now: int | None, fitting: int | None) 
 
 def _utilization_lowered(footprint: Footprint, step: float) -> Footprint:
     now = DEFAULT_GPU_UTILIZATION if footprint.gpu_utilization is None else footprint.gpu_utilization
-    lower = round(max(SMALLEST_GPU_UTILIZATION, now - step), 4)  # 0.92 - 0.05 is 0.87, not 0.8700000000000001
+    lower = round(max(SMALLEST_GPU_UTILIZATION, now - step), 4)  # 0.95 - 0.05 is 0.9, not 0.8999999999999999
     return replace(footprint, gpu_utilization=lower) if lower < now else footprint
 
 

@@ -17,6 +17,8 @@ CALM_S = 10.0
 RECOVERY_STEP = 0.1  # back from the smallest share within a minute and a half
 SMALLEST_SHARE = 0.1  # never a standstill: one slot is always given
 
+SERVING = frozenset({Phase.READY, Phase.SUSPECT})
+
 
 def room(state: BackendState, policy: LifePolicy, tokens: int) -> bool:
     """Whether a lease for a request of that many `tokens` (prompt and longest answer) would be granted now."""
@@ -44,6 +46,7 @@ def ended(state: BackendState, event: life.LeaseEnded, policy: LifePolicy, now: 
     if event.generation != state.generation or state.in_flight == 0:
         return state, ()
     left = state.in_flight - 1
+    progress = event.served and state.phase is Phase.READY
     freed = replace(
         state,
         in_flight=left,
@@ -51,11 +54,13 @@ def ended(state: BackendState, event: life.LeaseEnded, policy: LifePolicy, now: 
         served=state.served + event.served,
         failed_in_row=0 if event.served else state.failed_in_row + event.failed,
         on_trial=state.on_trial and not event.served,
+        stalled_s=0.0 if progress else state.stalled_s,
+        deadline=moves.work_deadline(left, 0.0, policy, now) if progress else state.deadline,
     )
-    if event.failed and state.phase in {Phase.READY, Phase.SUSPECT} and _breaks(freed, policy):
+    if progress:
+        return freed, ()
+    if event.failed and state.phase in SERVING and _breaks(freed, policy):
         return _opened(freed, policy, now)
-    if state.phase is Phase.READY and event.served:
-        return replace(freed, stalled_s=0.0, deadline=moves.work_deadline(left, 0.0, policy, now)), ()
     if state.phase is Phase.READY:
         # A client that gave up is no progress: a hung server must not be kept by clients that leave in time.
         return freed if left else replace(moves.with_stall_counted(freed, policy, now), deadline=None), ()
@@ -77,7 +82,7 @@ def _opened(state: BackendState, policy: LifePolicy, now: float) -> Outcome:
 
 def measured(state: BackendState, event: life.Measured, now: float) -> Outcome:
     """Learn how much it can hold, and give it less while it is congested."""
-    if event.generation != state.generation or state.phase not in {Phase.READY, Phase.SUSPECT}:
+    if event.generation != state.generation or state.phase not in SERVING:
         return state, ()
     known = event.capacity is None or event.capacity == state.capacity
     learned = state if known else replace(state, capacity=event.capacity)

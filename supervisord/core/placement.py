@@ -261,9 +261,8 @@ def _order(tenant: Tenant) -> tuple[bool, bool, bool, float, float, float]:
     last = float("inf")
     if not (tenant.queued > 0 or tenant.insisted):
         return True, False, False, -tenant.priority, 0.0, 0.0
-    rank = last if tenant.rank is None else tenant.rank
     due = last if tenant.due is None else tenant.due
-    return False, not tenant.insisted, tenant.modest, rank, due, 0.0
+    return False, not tenant.insisted, tenant.modest, tenant.standing_in_line, due, 0.0
 
 
 def _pools_of(tenant: Tenant) -> frozenset[str]:

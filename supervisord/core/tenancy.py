@@ -62,12 +62,13 @@ class Tenant:
     queued: int = 0  # jobs that wait and that it could serve
     due: float | None = None  # when the oldest of them arrived; None: nobody is in a hurry
     rank: float | None = None  # the queue's key of the first of them: priority and age
+    rank_since: float | None = None  # when that one arrived; None: it is the oldest
     lasting: bool = False  # it is to run whether or not anybody asks: configured so, or started by an operator
     insisted: bool = False  # an operator asked, and it has not run since: others make room for it
     modest: bool = False  # it only helps out others that serve the same: nobody makes room for it
     pinned: bool = False
     priority: int = 0  # the higher stays longer
-    idle_since: float = 0.0  # when its last request ended, or it became ready
+    idle_since: float = 0.0  # when its last request ended, or it became ready; known also after it has left
     ready_since: float = 0.0
     load_s: float = 0.0  # how long its start takes, learned or estimated
     max_wait_s: float = 30.0
@@ -88,7 +89,18 @@ class Tenant:
         """When it has to be started at the latest, were it alone."""
         if self.insisted:
             return float("-inf")
-        return float("inf") if self.due is None else self.due + self.max_wait_s
+        return float("inf") if self.due is None else max(self.due, self.idle_since) + self.max_wait_s
+
+    @property
+    def standing_in_line(self) -> float:
+        """The smaller goes first: its rank, as if its first job had come when the last one was answered.
+
+        Otherwise a batch that had to make room would come first again, as old as its jobs are.
+        """
+        since = self.due if self.rank_since is None else self.rank_since
+        if self.rank is None or since is None:
+            return float("inf") if self.rank is None else self.rank
+        return self.rank + max(0.0, self.idle_since - since)
 
     def takes(self, pool: str) -> int:
         """Bytes of a pool that are spoken for by it while it is there."""

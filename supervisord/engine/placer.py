@@ -76,6 +76,7 @@ class Placer:
         self.pools: Mapping[str, Pool] = {}
         self.plan = Plan()
         self._changed = asyncio.Event()
+        self._fresh_after = 0.0  # nobody is let in by what was measured before
         self._looked = 0.0  # when a fresh sample was last asked for
 
     def watch_over(self, backends: Mapping[str, Backend]) -> None:
@@ -92,8 +93,7 @@ class Placer:
         """
         asked: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
         self._asking[name] = asked
-        self._sampler.look_now()
-        self.touch()
+        self.changed()
         try:
             return await asked is _Answer.ADMITTED
         finally:
@@ -121,6 +121,11 @@ class Placer:
         self.touch()
 
     # --- planning ----------------------------------------------------------------------------------------------------
+
+    def changed(self) -> None:
+        """Memory was taken or given back, or is asked for: what was measured before says nothing about it."""
+        self._fresh_after = self._clock.monotonic()
+        self._changed.set()
 
     def touch(self) -> None:
         """Something changed that could matter: plan again soon."""
@@ -159,6 +164,9 @@ class Placer:
         """Make a plan of what is known now, and set about it."""
         self._changed.clear()
         self._tell_lost()
+        if self._asking and self._sampler.began_at < self._fresh_after:
+            self._sampler.look_now()  # its end brings us back here, with whatever it could measure
+            return
         self.pools = self._sampler.pools()
         made = plan(self.tenants(), self.pools, self._clock.monotonic(), self.policy)
         before, self.plan = self.plan, made
@@ -260,7 +268,7 @@ class Placer:
         if standing in {Standing.AWAY, Standing.WAITING}:
             return {}
         held = dict(self._sampler.holdings.get(backend.name, {}))
-        if standing is Standing.RESIDENT:
+        if standing is Standing.RESIDENT and self._sampler.began_at > (backend.state.ready_since or 0.0):
             # A driver that lists no process of ours (containers, WSL) still counts their memory as used.
             for pool, expected in expects.items():
                 if pool != HOST and not held.get(pool):

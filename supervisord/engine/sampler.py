@@ -59,6 +59,7 @@ class Sampler:
         self.levels: dict[str, Level] = {HOST: Level()}
         self.host_problem = ""
         self.sampled_at: float | None = None
+        self.began_at = float("-inf")  # when the latest sample was begun: nothing it shows is older (monotonic)
         self._hurry = asyncio.Event()
         self._left_at = -SETTLE_S
         self._paused: Mapping[str, str] = {}
@@ -76,21 +77,23 @@ class Sampler:
     async def run(self) -> None:
         """Sample for ever, at a cadence that follows the danger."""
         while True:
+            self._hurry.clear()  # before the look: who asks while it goes on needs the next one
             await self.sample()
             self._act()
             self.sampled()
-            self._hurry.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._cadence()):
                     await self._hurry.wait()
 
     async def sample(self) -> None:
         """One look at every sensor."""
+        began = self._clock.monotonic()
         reading = await self._probe.gpus()
         self._tell_sensor(reading)
         self.gpus = reading
         await self._sample_host()
         self._measure_holdings()
+        self.began_at = began
         self.sampled_at = self._clock.monotonic()
         for gpu in reading.gpus:
             before = self.levels.get(gpu.uuid, Level())
@@ -120,8 +123,12 @@ class Sampler:
         """Bytes of VRAM that these processes hold by the latest fresh sample; None where nobody can tell."""
         if self.gpus.state is not SensorState.OK:
             return None
-        held = [p.used for gpu in self.gpus.gpus for p in gpu.processes if p.pid in pids]
+        held = [p.used for gpu in self._measured() for p in gpu.processes if p.pid in pids]
         return sum(used or 0 for used in held)
+
+    def _measured(self) -> list[GpuSample]:
+        """The GPUs whose figures are of now: one that is lost or late keeps showing what it once held."""
+        return [gpu for gpu in self.gpus.gpus if gpu.state is SensorState.OK]
 
     def released(self, pids: frozenset[int], since: float) -> bool:
         """Whether no GPU holds memory of these processes any more, measured after `since`; True where none can tell."""
@@ -230,7 +237,7 @@ class Sampler:
         if generation is None or backend.state.phase in DOWN:
             return {}
         held = {HOST: generation.usage.rss} if generation.usage is not None else {}
-        for gpu in self.gpus.gpus:
+        for gpu in self._measured():
             used = sum(p.used or 0 for p in gpu.processes if p.pid in generation.pids)
             if used:
                 held[gpu.uuid] = used

@@ -323,7 +323,7 @@ class Supervisor:
         if backend.state.phase is Phase.STOPPING and backend.generation is not None:
             self.ports.upstream.forget(backend.generation.address)
         self.dispatcher.pump()
-        self.placer.touch()
+        self.placer.changed()
         self._tell_manager()
 
     def _tell_manager(self) -> None:

@@ -85,7 +85,7 @@ class Watch:
             case Readiness.READY:
                 await self._check_ready()
             case Readiness.LOADING:
-                self._generation.note = "loading the model"
+                self._generation.note = "loading the model" if answer.status == 503 else told
                 self._give_up(CauseKind.CRASH, told)
             case Readiness.BROKEN:
                 self._generation.note = told

@@ -209,7 +209,7 @@ def _environment(spec: BackendSpec) -> Mapping[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
     }
-    if True:
+    if spec.model.startswith("/"):
         environment["HF_HUB_OFFLINE"] = "1"  # all of a model in a folder is there
     if spec.threads is not None:
         # Without "nobind" the CPU build overrules the number with that of the processors it binds to.

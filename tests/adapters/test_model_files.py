@@ -284,6 +284,14 @@ async def test_what_is_no_header_is_none_at_once(tmp_path: Path, case: str) -> N
     assert time.perf_counter() - started < 2
 
 
+def test_strings_are_counted_over_the_whole_header(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = {name: strings(["a"] * 500) for name in ("x", "y")}
+    monkeypatch.setattr(gguf_header, "_MOST_STRINGS", 1000)
+    assert read(header(words)) is not None
+    monkeypatch.setattr(gguf_header, "_MOST_STRINGS", 999)
+    assert read(header(words)) is None
+
+
 class Fussy(io.BytesIO):
     """Fails a test that asks for more than a few MiB at a time."""
 

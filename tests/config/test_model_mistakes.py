@@ -96,8 +96,12 @@ def test_a_model(line: str, where: str, message: str) -> None:
 
 
 def test_a_name_that_no_model_can_have() -> None:
-    """The rest of it is not told of: it goes with its name."""
-    assert problems(f"{BACKENDS}\nmodels:\n  ' x': {{set: {{model: 1}}}}\n")[0] == ('models." x"', NO_NAME, 3)
+    """The rest of the file is still looked through."""
+    text = f"{BACKENDS}\nmodels:\n  ' x': {{set: {{model: 1}}}}\nrouting: {{default: smal}}\n"
+    assert problems(text) == [
+        ('models." x"', NO_NAME, 3),
+        ("routing.default", 'there is no model "smal"; did you mean "small"?', 4),
+    ]
 
 
 @pytest.mark.parametrize(

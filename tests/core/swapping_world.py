@@ -73,11 +73,14 @@ class World:
     max_wait_s: float = 30.0
     now: float = 0.0
     loads: int = 0
-    arrivals: list[tuple[float, str]] = field(default_factory=list)
-    waits: list[float] = field(default_factory=list)
+    waited: dict[str, list[float]] = field(default_factory=dict)
     served: list[tuple[float, str]] = field(default_factory=list)
     _events: list[tuple[float, int, str, str]] = field(default_factory=list)
     _count: int = 0
+
+    @property
+    def waits(self) -> list[float]:
+        return [wait for waits in self.waited.values() for wait in waits]
 
     def run(self) -> None:
         for number, (when, _) in enumerate(self.timed):
@@ -99,7 +102,6 @@ class World:
             self.receive(self.clients[client].popleft(), client)
 
     def receive(self, request: Request, client: int | None = None) -> None:
-        self.arrivals.append((self.now, request.model))
         self.models[request.model].queue.append(Waiting(request, self.now, client))
 
     def on_arrival(self, number: str) -> None:
@@ -128,7 +130,7 @@ class World:
         for model in self.models.values():
             if model.standing is Standing.RESIDENT and not model.closed and model.running is None and model.queue:
                 model.running = model.queue.popleft()
-                self.waits.append(self.now - model.running.arrived)
+                self.waited.setdefault(model.name, []).append(self.now - model.running.arrived)
                 self.at(self.now + model.running.request.service_s, "answered", model.name)
 
     def ask(self) -> Plan:

@@ -345,6 +345,7 @@ def test_however_it_is_cut_every_byte_arrives_once_in_order(events: list[bytes],
 SPACED = b'data: {"id": "x", "choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}}\n\n'
 FILTERED = b'data: {"choices":[],"prompt_filter_results":[]}\n\n'  # Azure's first event
 LAST_CHOICE = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":3}}\n\n'
+NESTED = b'data: {"choices":[{"delta":{"x":{"choices":[]}}}],"usage":{"prompt_tokens":3}}\n\n'
 TALK = b"data: " + json.dumps({"choices": [{"delta": {"content": '"choices":[],"usage":{}'}}]}).encode() + b"\n\n"
 
 
@@ -368,7 +369,7 @@ def test_without_being_told_to_nothing_is_hidden() -> None:
     assert fed(CHUNK, LAST, DONE)[1] == [CHUNK, LAST, DONE]
 
 
-@pytest.mark.parametrize("event", [CHUNK, FILTERED, LAST_CHOICE, TALK, PING + b"\n", CHUNK[:9] + b"\n\n"])
+@pytest.mark.parametrize("event", [CHUNK, FILTERED, LAST_CHOICE, NESTED, TALK, PING + b"\n", CHUNK[:9] + b"\n\n"])
 def test_everything_else_passes(event: bytes) -> None:
     assert hidden(event, DONE)[1] == [event, DONE]
     assert without_usage(event + LAST + event) == event + event

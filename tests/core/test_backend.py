@@ -561,9 +561,10 @@ def test_a_new_generation_holds_nothing_and_has_told_nothing(roomy: Story) -> No
     granted(roomy, 600)
     roomy.tell(life.Measured(1, waiting=0, preempted=0, capacity=500))
     roomy.passes(5)
-    roomy.tell(life.Measured(1, waiting=3, preempted=0), life.LeaseEnded(1, served=False, failed=True))
+    granted(roomy, 100)
+    roomy.tell(life.Measured(1, waiting=3, preempted=0), life.LeaseEnded(1, served=False, tokens=100, failed=True))
     roomy.tell(life.RestartAsked("again"))
-    roomy.dies(ASKED)
+    roomy.dies(CRASH)
     told = roomy.state
     assert (told.tokens, told.capacity, told.share, told.eased, told.failed_in_row) == (0, None, 1.0, roomy.now, 0)
 

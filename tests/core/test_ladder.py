@@ -148,7 +148,7 @@ def test_utilization_goes_down_step_by_step_and_not_below_its_floor() -> None:
     rungs = (Rung(Shrink.GPU_UTILIZATION, 0.05), Rung(Shrink.GPU_UTILIZATION, 0.05), Rung(Shrink.GPU_UTILIZATION, 0.9))
 
     assert [apply(Footprint(), rungs, n).gpu_utilization for n in range(4)] == [None, 0.87, 0.82, 0.1]
-    assert apply(Footprint(gpu_utilization=0.9), rungs, 1).gpu_utilization == 0.85
+    assert apply(Footprint(gpu_utilization=0.95), rungs, 1).gpu_utilization == 0.9
 
 
 def test_sequences_are_scaled_from_what_was_configured_and_one_is_left() -> None:

@@ -302,7 +302,7 @@ def adjust(description: Description) -> None:
 def place(description: Description) -> None:
     """Processors and memory. Raises OSError where none of the processors may be used; lesser trouble is only said."""
     if description.cpus:
-        pass
+        os.sched_setaffinity(0, description.cpus)
         refused = description.cpus - os.sched_getaffinity(0)
         if refused:
             say(f"these processors are not there, or not for it: {sorted(refused)}; the others are used")

@@ -1,6 +1,8 @@
 """On which processors and from which memory a backend runs."""
 
+import ctypes
 import os
+import platform
 import re
 import sys
 from dataclasses import replace
@@ -8,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisord.adapters.process import guardian, launch
+from supervisord.adapters.process import launch
 from supervisord.adapters.process.host import LinuxProcessHost
 from supervisord.core.errors import SpawnError
 from supervisord.ports import ProcessSpec
@@ -70,18 +72,12 @@ def policy(lines: list[str]) -> str:
 
 
 def can_set_policy() -> bool:
-    """Containers often forbid it. Asked in a process of its own: it would last."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            guardian.prefer_memory_of(0)
-        except OSError:
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    """Containers often forbid it. The default policy is what this process has already."""
+    known = platform.machine() == "x86_64" and Path("/proc/self/numa_maps").exists()
+    return known and ctypes.CDLL(None).syscall(ctypes.c_long(238), 0, None, ctypes.c_ulong(0)) == 0
 
 
-@pytest.mark.skipif(not Path("/proc/self/numa_maps").exists() or not can_set_policy(), reason="no NUMA policy here")
+@pytest.mark.skipif(not can_set_policy(), reason="no NUMA policy here")
 async def test_its_memory_comes_from_the_node_first(host: LinuxProcessHost) -> None:
     spec = sh("cat /proc/self/numa_maps")
     assert policy(await lines_of(host, spec)) == "default"
