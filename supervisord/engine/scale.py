@@ -1,7 +1,7 @@
 """The sizes a backend can run at: the rungs of its ladder, and what its starts have taught about them."""
 
 from supervisord.core import ladder
-from supervisord.core.ladder import Footprint, Rung
+from supervisord.core.ladder import Footprint, Rung, Shrink
 from supervisord.runtimes.base import BackendSpec, Runtime
 
 
@@ -44,6 +44,8 @@ class Scale:
 
     def _choose(self) -> None:
         rungs = self._runtime.ladder if self._spec.rungs is None else self._spec.rungs
+        if self._spec.vllm.kv_cache_memory is not None:  # vLLM then takes no share of the GPU that could be less
+            rungs = tuple(rung for rung in rungs if rung.shrink is not Shrink.GPU_UTILIZATION)
         self.rungs = ladder.useful_rungs(
             self._spec.footprint,
             rungs,

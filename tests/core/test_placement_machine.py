@@ -32,10 +32,10 @@ BACKENDS = [
 ]
 NAMES = [b.name for b in BACKENDS]
 MUST_BE_SERVED = [n for n in NAMES if n not in {"modest", "huge"}]
-SERVING = {Standing.RESIDENT}
 PRESENT = {Standing.STARTING, Standing.RESIDENT, Standing.LEAVING}
 
 names = st.sampled_from(NAMES)
+picks = st.integers(0, 100)
 keys = st.sampled_from(sorted(TOTAL))
 
 
@@ -134,7 +134,7 @@ class World(RuleBasedStateMachine):
 
     def dispatch(self) -> None:
         for side in self.sides.values():
-            while side.standing in SERVING and not side.closed and side.jobs and side.in_flight < 2:
+            while side.standing is Standing.RESIDENT and not side.closed and side.jobs and side.in_flight < 2:
                 side.jobs.popleft()
                 side.in_flight += 1
 
@@ -195,37 +195,44 @@ class World(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.now += seconds
 
-    @rule(name=names, size=st.integers(1, 10), key=keys)
-    def grow(self, name: str, size: int, key: str) -> None:
-        side = self.sides[name]
-        if side.standing in {Standing.STARTING, Standing.RESIDENT}:
-            most = side.spec.expects.get(key, 0)
-            side.uses[key] = min(most, side.uses.get(key, 0) + size)
+    def one_of(self, pick: int, *standings: Standing) -> list[Side]:
+        there = [side for side in self.sides.values() if side.standing in standings]
+        return [there[pick % len(there)]] if there else []
 
-    @rule(name=names)
-    def ready(self, name: str) -> None:
-        side = self.sides[name]
-        if side.standing is Standing.STARTING:
-            side.standing, side.insisted = Standing.RESIDENT, False
-            side.ready_since = side.idle_since = self.now
+    @rule(pick=picks, share=st.sampled_from([0.3, 1.0]))
+    def grow(self, pick: int, share: float) -> None:
+        for side in self.one_of(pick, Standing.STARTING, Standing.RESIDENT):
+            for key, most in side.spec.expects.items():
+                side.uses[key] = max(side.uses.get(key, 0), int(most * share))
 
-    @rule(name=names)
-    def crash(self, name: str) -> None:
-        side = self.sides[name]
-        if side.standing in {Standing.STARTING, Standing.RESIDENT}:
+    @rule(pick=picks)
+    def ready(self, pick: int) -> None:
+        for side in self.one_of(pick, Standing.STARTING):
+            self.serves(side)
+
+    def serves(self, side: Side) -> None:
+        side.standing, side.insisted = Standing.RESIDENT, False
+        side.ready_since = side.idle_since = self.now
+
+    @rule(pick=picks)
+    def crash(self, pick: int) -> None:
+        for side in self.one_of(pick, Standing.STARTING, Standing.RESIDENT):
             side.standing, side.in_flight, side.insisted = Standing.LEAVING, 0, False
 
-    @rule(name=names)
-    def finish(self, name: str) -> None:
-        side = self.sides[name]
-        if side.in_flight:
-            side.in_flight -= 1
+    @rule(pick=picks, all_of_them=st.booleans())
+    def finish(self, pick: int, all_of_them: bool) -> None:
+        for side in self.one_of(pick, Standing.RESIDENT):
+            self.answers(side, side.in_flight if all_of_them else min(1, side.in_flight))
+
+    def answers(self, side: Side, jobs: int) -> None:
+        if jobs:
+            side.in_flight -= jobs
             side.idle_since = self.now
 
-    @rule(name=names, key=keys)
-    def release(self, name: str, key: str) -> None:
-        if self.sides[name].standing is Standing.LEAVING:
-            self.sides[name].uses.pop(key, None)
+    @rule(pick=picks, key=st.sampled_from([*sorted(TOTAL), "all"]))
+    def release(self, pick: int, key: str) -> None:
+        for side in self.one_of(pick, Standing.LEAVING):
+            side.uses = {} if key == "all" else {k: size for k, size in side.uses.items() if k != key}
 
     @rule()
     def measure(self) -> None:
@@ -242,7 +249,12 @@ class World(RuleBasedStateMachine):
 
     @rule(key=keys)
     def lose(self, key: str) -> None:
-        self.lost ^= {key}
+        self.lost.add(key)
+        self.sample()
+
+    @rule()
+    def recover(self) -> None:
+        self.lost.clear()
         self.sample()
 
     @invariant()
@@ -257,21 +269,21 @@ class World(RuleBasedStateMachine):
         begun = self.now
         while any(self.sides[n].jobs or self.sides[n].in_flight for n in MUST_BE_SERVED):
             self.now += 0.5
-            for name, side in self.sides.items():
-                self.one_kind_step(name, side)
+            for side in self.sides.values():
+                self.one_kind_step(side)
             self.sample()
             self.decide()
             # Each in line may keep the next one waiting for its load and its residence.
             assert self.now - begun <= 30.0 + len(NAMES) * (LOAD_S + 10.0 + 2.0), "somebody starves"
 
-    def one_kind_step(self, name: str, side: Side) -> None:
+    def one_kind_step(self, side: Side) -> None:
         if side.standing is Standing.LEAVING:
             side.uses = {}
         elif side.standing is Standing.STARTING and self.now - side.since >= LOAD_S:
             side.uses = dict(side.spec.expects)
-            self.ready(name)
-        elif side.in_flight:
-            self.finish(name)
+            self.serves(side)
+        else:
+            self.answers(side, min(1, side.in_flight))
 
 
 def test_any_order_of_events() -> None:
