@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from supervisord.core.tenancy import Pool, Standing, Tenant
+from supervisord.core.tenancy import PRESENT, Pool, Standing, Tenant
 
 
 class Ledger:
@@ -14,8 +14,8 @@ class Ledger:
 
     def __init__(self, tenants: Sequence[Tenant], pools: Mapping[str, Pool]) -> None:
         self.pools = pools
-        staying = [t for t in tenants if t.standing in {Standing.STARTING, Standing.RESIDENT}]
-        self._growth = {key: sum(t.grows(key) for t in staying) for key in pools}
+        present = [t for t in tenants if t.standing in PRESENT]
+        self._growth = {key: sum(t.grows(key) for t in present) for key in pools}
         self.now = {key: pool.free - pool.reserve - self._growth[key] for key, pool in pools.items()}
         self.later = dict(self.now)
         self.turns = {key: t.name for t in tenants if t.standing is Standing.STARTING for key in t.turn}
@@ -24,8 +24,7 @@ class Ledger:
         self.kept_turns: dict[str, str] = {}  # pool -> whose start on it comes next, whoever else would fit
         for tenant in tenants:
             if tenant.standing is Standing.LEAVING:
-                self.leavers[tenant.name] = tenant
-                self._regain({key: tenant.holds.get(key, tenant.expects.get(key, 0)) for key in pools})
+                self.dismiss(tenant)
 
     def need(self, tenant: Tenant) -> dict[str, int]:
         """What has to be there for it to start.
@@ -56,9 +55,10 @@ class Ledger:
             self.later[key] -= size
 
     def dismiss(self, tenant: Tenant) -> None:
-        """A resident is to leave: what it takes will be free, and what it was still to grow to."""
+        """One that leaves: what it holds will be free, and what it was still to grow to."""
         self.leavers[tenant.name] = tenant
-        self._regain({key: tenant.takes(key) for key in self.pools})
+        for key in self.pools:
+            self.later[key] += tenant.takes(key)
 
     def leaving_from(self, pools: Iterable[str]) -> list[str]:
         """Whose memory in one of these pools is going to be free."""
@@ -67,7 +67,3 @@ class Ledger:
 
     def labels(self, pools: Iterable[str]) -> list[str]:
         return [self.pools[key].label for key in sorted(pools)]
-
-    def _regain(self, sizes: Mapping[str, int]) -> None:
-        for key, size in sizes.items():
-            self.later[key] += size

@@ -47,10 +47,13 @@ PRESENT = frozenset({Standing.STARTING, Standing.RESIDENT, Standing.LEAVING})
 class Tenant:
     """A backend, as placement sees it. Times are monotonic seconds; bytes by the key of a pool.
 
-    `expects` is what it takes at its peak, `holds` what was measured with the pools' own sample. A pool that is
-    missing in `holds` was not measured yet: whatever starts or serves may then still take all it expects, and whatever
-    leaves is taken to give all of that back. `turn` are the pools on which nobody else may start while it does: its
-    GPUs, or the host for a backend without any.
+    `expects` is what it takes at its peak, `holds` what was measured with the pools' own sample (a missing pool was not
+    measured yet). `turn` are the pools on which nobody else may start while it does: its GPUs, or the host for a
+    backend without any.
+
+    The sample may be older than what a backend took since, also for one that is leaving, whose process may not have
+    died yet. So all that it expects counts until it is gone; once it was measured while it left, it may be handed in
+    with nothing in `expects`, and what it has released so far can be used already.
     """
 
     name: str

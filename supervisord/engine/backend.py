@@ -37,7 +37,7 @@ class Backend:
         self.runtime: Runtime = RUNTIMES[spec.runtime]
         self._world = world
         self._hooks = hooks
-        self._launcher = Launcher(spec, self.runtime, world.processes)
+        self._launcher = Launcher(spec, self.runtime, world.processes, world.headroom)
         self._scale = Scale(spec, self.runtime)
         self._next: BackendSpec | None = None  # in force from the next start on
         self.generation: Generation | None = None
@@ -103,7 +103,7 @@ class Backend:
             return
         self.spec, self._next = self._next, None
         self.runtime = RUNTIMES[self.spec.runtime]
-        self._launcher = Launcher(self.spec, self.runtime, self._world.processes)
+        self._launcher = Launcher(self.spec, self.runtime, self._world.processes, self._world.headroom)
         self._scale = Scale(self.spec, self.runtime)
         self._actor.policy = self._life_policy()
 
@@ -186,6 +186,7 @@ class Backend:
     async def _spawn_process(self, generation: Generation, output: Output) -> bool:
         """False when its place was given up while it waited for it. Raises SpawnError."""
         self._launcher.check()
+        await self._world.look_at(self.spec)  # its model's file may be another one by now
         if not await self._world.places.admit(self.name):
             return False
         prepared = await self._launcher.prepare(generation.number, generation.footprint)

@@ -20,26 +20,27 @@ class Footprints:
         self._files = files
         self._clock = clock
         self._learned: dict[str, FootprintRecord] = {}
-        self._facts: dict[str, ModelFacts | None] = {}  # by the path of the model
-        self._digests: dict[tuple[str, int], tuple[BackendSpec, str]] = {}
+        self._facts: dict[tuple[str, str, str], ModelFacts | None] = {}
+        self._digests: dict[tuple[str, int], tuple[BackendSpec, ModelFacts | None, str]] = {}
 
     async def open(self) -> None:
         """Read what earlier runs have learned."""
         self._learned = {record.key: record for record in await self._store.footprints()}
 
     async def look_at(self, spec: BackendSpec) -> None:
-        """Read the files of a backend's model, once for each model."""
-        if spec.model not in self._facts:
-            self._facts[spec.model] = await self._files.facts(spec)
+        """Read what the files of a backend's model say; at each start, since they may have been replaced."""
+        self._facts[_model_of(spec)] = await self._files.facts(spec)
 
     def need(self, spec: BackendSpec, rung: int, footprint: Footprint, *, gpus: Sequence[int], reserve: int) -> Need:
         """What a backend takes on a rung of its ladder. `gpus`: the sizes of its GPUs; `reserve` stays free."""
         learned = self._learned.get(self._key(spec, rung))
-        return need(spec, footprint, learned=learned, facts=self._facts.get(spec.model), gpus=gpus, reserve=reserve)
+        return need(
+            spec, footprint, learned=learned, facts=self._facts.get(_model_of(spec)), gpus=gpus, reserve=reserve
+        )
 
     def quantization(self, spec: BackendSpec) -> str | None:
         """What the model's own files say, where its server tells nothing."""
-        facts = self._facts.get(spec.model)
+        facts = self._facts.get(_model_of(spec))
         return facts.quantization if facts is not None else None
 
     def observe(self, spec: BackendSpec, generation: Generation) -> None:
@@ -64,10 +65,14 @@ class Footprints:
 
     def _key(self, spec: BackendSpec, rung: int) -> str:
         """A digest is worth keeping: it is asked for with every plan."""
+        facts = self._facts.get(_model_of(spec))
         known = self._digests.get((spec.name, rung))
-        if known is not None and known[0] is spec:
-            return known[1]
-        facts = self._facts.get(spec.model)
+        if known is not None and known[0] is spec and known[1] is facts:
+            return known[2]
         made = digest(spec, rung, facts.weights if facts is not None else None)
-        self._digests[spec.name, rung] = (spec, made)
+        self._digests[spec.name, rung] = (spec, facts, made)
         return made
+
+
+def _model_of(spec: BackendSpec) -> tuple[str, str, str]:
+    return spec.runtime.value, spec.cwd, spec.model

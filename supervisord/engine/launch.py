@@ -1,7 +1,7 @@
 """From a backend's description to a process that can be spawned; whatever is missing is told before anything starts."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from supervisord.core.errors import SpawnError
@@ -26,7 +26,10 @@ class Prepared:
 class Launcher:
     """Prepares the starts of one backend."""
 
-    def __init__(self, spec: BackendSpec, runtime: Runtime, processes: ProcessHost) -> None:
+    def __init__(
+        self, spec: BackendSpec, runtime: Runtime, processes: ProcessHost, headroom: Callable[[], int]
+    ) -> None:
+        self._headroom = headroom
         self._spec = spec
         self._runtime = runtime
         self._processes = processes
@@ -44,7 +47,8 @@ class Launcher:
         port = self._port()
         offered = await self._flags_of(program) if self._runtime.asks_help else frozenset()
         placed = processors_of(self._spec, self._processes.processors())
-        launch = self._runtime.launch(replace(self._spec, threads=placed.threads), footprint, port, program, offered)
+        described = replace(self._spec, threads=placed.threads, headroom=self._headroom())
+        launch = self._runtime.launch(described, footprint, port, program, offered)
         spec = ProcessSpec(
             name=self._spec.name,
             generation=generation,

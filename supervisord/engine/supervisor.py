@@ -153,6 +153,8 @@ class Supervisor:
             look_now=self.sampler.look_now,
             places=self.placer,
             observe=self.footprints.observe,
+            look_at=self.footprints.look_at,
+            headroom=lambda: self.sampler.vram_reserve,
             quantization=self.footprints.quantization,
         )
         self._hooks = Hooks(

@@ -1,6 +1,6 @@
 """What every backend shares: the ports, and whom it tells what happened."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,6 +38,8 @@ class World:
     look_now: Callable[[], None]  # take a fresh sample of memory
     places: Places
     observe: Callable[[BackendSpec, Generation], None]  # learn what a generation takes
+    look_at: Callable[[BackendSpec], Awaitable[None]]  # read what the model's files say
+    headroom: Callable[[], int]  # bytes that stay free on each GPU
     quantization: Callable[[BackendSpec], str | None]  # by the model's own files
 
 

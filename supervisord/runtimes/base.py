@@ -105,6 +105,7 @@ class BackendSpec:
     memory: MemoryNeed = field(default_factory=MemoryNeed)
     max_wait_s: float = 30.0  # its jobs wait that long for a busy backend to give up its place, then it has to
     min_residence_s: float = 10.0  # once ready, it keeps its place for that long while it has work
+    headroom: int = 0  # bytes of each GPU that a server which fits itself leaves free; known at its start only
     token_budget: int | None = None  # tokens in flight; None: what the server says it has room for
     probe_interval_s: float = 1.0
     probe_timeout_s: float = 2.0

@@ -94,7 +94,7 @@ class LlamaCpp:
         self, spec: BackendSpec, footprint: Footprint, port: int, program: tuple[str, ...], offered: frozenset[str]
     ) -> Launch:
         """See `Runtime.launch`. `spec.args` come last, so that what a person wrote wins."""
-        flags = [*_always(spec, port), *_size(spec, footprint), *_only_if(offered), *_options(spec)]
+        flags = [*_always(spec, port), *_size(spec, footprint), *_only_if(offered, spec), *_options(spec)]
         return Launch((*program, *flags, *spec.args), _environment(spec), spec.cwd)
 
     def signatures(self, spec: BackendSpec) -> tuple[Signature, ...]:
@@ -210,8 +210,10 @@ def _size(spec: BackendSpec, footprint: Footprint) -> list[str]:
     return flags
 
 
-def _only_if(offered: frozenset[str]) -> list[str]:
-    wanted = (("--offline",), ("--no-ui",), ("--cache-ram", str(CACHE_RAM_MIB)))
+def _only_if(offered: frozenset[str], spec: BackendSpec) -> list[str]:
+    wanted: list[tuple[str, ...]] = [("--offline",), ("--no-ui",), ("--cache-ram", str(CACHE_RAM_MIB))]
+    if spec.headroom:  # its own default of 1 GiB would eat into what is to stay free
+        wanted.append(("--fit-target", str(spec.headroom >> 20)))
     return [word for flag in wanted if flag[0] in offered for word in flag]
 
 

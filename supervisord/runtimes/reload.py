@@ -79,6 +79,7 @@ SETTINGS: Mapping[str, Setting] = {
     "max_wait_s": _adjust("max_wait"),
     "min_residence_s": _adjust("min_residence"),
     "token_budget": _adjust("token_budget"),
+    "headroom": _adjust("memory.vram.reserve"),
     "probe_interval_s": _adjust("probe_interval"),
     "probe_timeout_s": _adjust("probe_timeout"),
     "vllm": _restart("vllm's options"),
