@@ -9,7 +9,6 @@ from supervisord.adapters.processors import read_processors
 from supervisord.core.errors import SpawnError
 from supervisord.ports import Processors
 
-
 LLAMA_SERVER = "llama-server"
 
 

@@ -22,7 +22,7 @@ from supervisord.ports import ManagedProcess
 from supervisord.runtimes.base import BackendSpec, Runtime
 from supervisord.runtimes.registry import RUNTIMES
 
-LOG_LINES = 200  # of the log's end that the verdict on an exit looks at
+LOG_LINES = 400  # of the log's end that the verdict on an exit looks at; vLLM tells a cause up to 120 before its end
 RELEASE_LIMIT_S = 30.0  # for the driver to give memory back after the last process ended; seen: 0.3 to 5 s
 RELEASE_POLL_S = 0.25
 LATENCY_WEIGHT = 0.3  # of the newest request in the running mean of the time to the first byte

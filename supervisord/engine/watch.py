@@ -55,6 +55,7 @@ class Watch:
         self._usage_at = 0.0
         self._rss = 0
         self._work: float | None = None
+        self._kv_used: float | None = None
         self._bytes_at = generation.last_bytes
         self._ready_path = runtime.ready_path(spec)
 
@@ -152,9 +153,11 @@ class Watch:
         counters = await self._look_at_load()
         if counters is None:
             return
-        if self._work is not None and counters.work > self._work and not flowing:
+        # In a long prefill that vLLM does in chunks no counter moves, only its cache fills.
+        moved = self._work is not None and (counters.work > self._work or counters.kv_used != self._kv_used)
+        if moved and not flowing:
             self._backend.post(life.Progressed(generation.number))
-        self._work = counters.work
+        self._work, self._kv_used = counters.work, counters.kv_used
 
     @property
     def _admits_by_load(self) -> bool:

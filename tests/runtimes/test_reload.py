@@ -69,6 +69,7 @@ OTHER: Mapping[str, Any] = {  # for each setting a value that is not its default
     "max_wait_s": 7.0,
     "min_residence_s": 7.0,
     "token_budget": 4096,
+    "headroom": 1 << 30,
     "probe_interval_s": 7.0,
     "probe_timeout_s": 7.0,
     "vllm": VllmOptions(enforce_eager=True),
@@ -79,7 +80,7 @@ OTHER: Mapping[str, Any] = {  # for each setting a value that is not its default
 HARMLESS = {
     "rungs", "life.token_budget", "life.breaker", "life.load_stall_s", "life.probe_hang_s", "life.progress_s",
     "life.drain_s", "life.term_s", "life.kill_s", "life.rungs", "life.restart", "autostart", "ttl_s", "priority",
-    "pinned", "memory", "max_wait_s", "min_residence_s", "token_budget", "probe_interval_s", "probe_timeout_s",
+    "pinned", "memory", "max_wait_s", "min_residence_s", "token_budget", "headroom", "probe_interval_s", "probe_timeout_s",
 }  # fmt: skip
 
 
