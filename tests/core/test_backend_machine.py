@@ -48,6 +48,7 @@ POLICIES = {
     "right": LifePolicy(slots=3, token_budget=100, breaker=2, restart=RestartPolicy(max_failures=3)),
 }
 QUEUE_LIMIT = 4
+BEGINNINGS = ["asleep", "started", "ready", "working", "working"]
 
 causes = st.sampled_from(CAUSES)
 names = st.sampled_from(BACKENDS)
@@ -472,11 +473,13 @@ class World(RuleBasedStateMachine):
         self.sides[name].paused = paused
         self.pump()
 
+    @precondition(lambda self: not any(side.crowded for side in self.sides.values()))
     @rule(name=names, held=st.sampled_from(["", "another program holds the memory"]))
     def there_is_no_place(self, name: str, held: str) -> None:
         self.sides[name].crowded, self.sides[name].held = True, held
         self.pump()
 
+    @precondition(lambda self: any(side.crowded for side in self.sides.values()))
     @rule(name=names)
     def there_is_a_place(self, name: str) -> None:
         side = self.sides[name]
@@ -501,12 +504,17 @@ class World(RuleBasedStateMachine):
             self.move(job.id, JobEvent.FAILED)
         self.pump()
 
-    @initialize(autostart=st.booleans(), strategy=st.sampled_from(Strategy))
-    def the_daemon_starts(self, *, autostart: bool, strategy: Strategy) -> None:
+    @initialize(begin=st.sampled_from(BEGINNINGS), strategy=st.sampled_from(Strategy))
+    def the_daemon_starts(self, begin: str, strategy: Strategy) -> None:
+        """Most stories begin where most can happen."""
         self.routes = {name: replace(route, strategy=strategy) for name, route in ROUTES.items()}
-        if autostart:
-            for name in BACKENDS:
-                self.post(name, life.StartAsked("the configuration says so"))
+        for name in BACKENDS if begin != "asleep" else ():
+            self.post(name, life.StartAsked("the configuration says so"))
+        for name in BACKENDS if begin in {"ready", "working"} else ():
+            self.spawned(name)
+            self.tell(name, life.Answered(self.process(name).generation))
+        for model in ROUTES if begin == "working" else ():
+            self.submit(model, Priority.NORMAL, 900.0, 40)
 
     # --- what must always hold ---------------------------------------------------------------------------------------
 

@@ -224,10 +224,16 @@ def test_what_leaves_gives_back_only_what_it_holds() -> None:
     assert plan([newcomer(), half_gone, idle("a")], cards(2), NOW).leave != {}
 
 
-def test_what_leaves_unmeasured_is_taken_to_give_back_all() -> None:
-    unmeasured = idle("g", standing=Standing.LEAVING, holds={})
+def test_what_leaves_counts_until_it_is_gone_even_if_the_sample_does_not_show_it() -> None:
+    unseen = idle("g", standing=Standing.LEAVING, holds={})  # it grew after the sample was taken
 
-    assert plan([newcomer(), unmeasured, idle("a")], cards(2), NOW).leave == {}
+    assert plan([newcomer(), unseen], cards(13), NOW) == Plan(hold={"n": "waits for the memory of g to be released"})
+
+
+def test_what_was_measured_while_leaving_can_be_used_before_the_rest() -> None:
+    half_gone = idle("g", standing=Standing.LEAVING, expects={}, holds={GPU0: 5 * GIB})
+
+    assert plan([newcomer()], cards(12), NOW) == plan([newcomer(), half_gone], cards(12), NOW) == Plan(admit=("n",))
 
 
 # --- several in line -------------------------------------------------------------------------------------------------
@@ -254,10 +260,10 @@ def test_the_head_is_let_in_early_enough_for_the_last() -> None:
 @pytest.mark.parametrize(
     "unrelated",
     [
-        newcomer("m", on=GPU1, size=30),  # will never fit
+        newcomer("m", 30),  # will never fit
         newcomer("m", on=GPU1),  # another card
         newcomer("m", modest=True),
-        newcomer("m", on="GPU-lost"),
+        newcomer("m", expects={GPU0: 10 * GIB, "GPU-lost": GIB}),
         newcomer("m", expects={GPU1: GIB}, turn=BOTH),  # fits where the others do not matter to it
     ],
 )

@@ -100,8 +100,13 @@ def test_aliases_wait_in_one_line() -> None:
     assert queue.head("alias") is None
 
 
-def test_a_queue_tells_its_limit() -> None:
-    assert filled(limit=7).limit == 7
+def test_another_limit_counts_for_those_that_come_later() -> None:
+    queue = filled(job("1"), job("2"), limit=2)
+    queue.limit_by(QueuePolicy(limit=1))
+
+    assert (queue.limit, order(queue)) == (1, ["1", "2"])
+    with pytest.raises(QueueFullError):
+        queue.admit(job("3"), seconds_per_job=None)
 
 
 def test_a_job_waits_once() -> None:

@@ -11,7 +11,7 @@ from tests.fakes.clients import Ask, ask, crowd, failed
 from tests.fakes.daemon import Daemon, Json, running, stubbed
 
 MIB = 2**20
-LIMIT = 1100 * MIB  # two of some 400 MiB fit, three do not
+LIMIT = 1000 * MIB  # two of some 384 MiB fit, three do not
 LOAD_S = 60.0
 
 
@@ -66,7 +66,7 @@ async def test_real_models_take_turns_in_ram(tmp_path: Path, http: aiohttp.Clien
         assert set(known.values()) <= {"learned", "estimated"}
         assert "learned" in known.values()
     # Guardians and the interpreters around the engine are small, and not models.
-    assert watch.peak <= LIMIT + 100 * MIB
+    assert watch.peak <= LIMIT + 60 * MIB
 
 
 @pytest.mark.e2e

@@ -44,7 +44,7 @@ async def test_a_start_waits_until_the_memory_of_the_one_before_is_really_free(
 
         await daemon.until(is_said, "the memory of nobody to be noticed")
         second = await daemon.backend("second")
-        assert second["generation"] == 0, "not started into a card that is full"
+        assert second["pid"] is None, "not started into a card that is full"
         assert not asking.done()
         driver.linger(0)
         assert (await asking).status == 200
@@ -60,7 +60,7 @@ async def test_row_21_a_foreign_process_is_named_and_waited_for(
             await daemon.until(lambda: held(daemon, "big", "blender", str(pid), "18"), "the holder to be named")
             pool = await daemon.pool()
             assert [(one["pid"], one["name"]) for one in pool["foreign"]] == [(pid, "blender")]
-            assert (await daemon.backend("big"))["generation"] == 0
+            assert (await daemon.backend("big"))["pid"] is None
             assert psutil.pid_exists(pid), "what is not ours is never killed"
         assert (await asking).status == 200
     assert driver.claims.refused() == []
@@ -93,7 +93,7 @@ async def test_row_22_without_figures_nothing_starts(
         async with asyncio.timeout(1):
             assert (await daemon.pool())["problem"]
         assert (await ask(http, daemon, "here")).status == 200
-        assert (await daemon.backend("waiting"))["generation"] == 0
+        assert (await daemon.backend("waiting"))["pid"] is None
         driver.heal("nvmlDeviceGetMemoryInfo_v2")
         assert (await asking).status == 200
 
@@ -219,7 +219,7 @@ async def test_a_client_that_leaves_before_there_was_room_evicts_nobody(
         assert (await working).status == 200
         assert (await ask(http, daemon, "busy", max_tokens=50)).status == 200
         assert (await daemon.backend("busy"))["pid"] == pid
-        assert (await daemon.backend("other"))["generation"] == 0
+        assert [e["backend"] for e in await daemon.events("placement.admitted")] == ["busy"]
 
 
 async def test_an_operator_loads_and_unloads(tmp_path: Path, driver: FakeDriver) -> None:
