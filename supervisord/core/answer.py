@@ -50,9 +50,20 @@ def refusal(status: int, body: bytes) -> Refusal | None:
         return Refusal(FailureReason.CONTEXT_LENGTH_EXCEEDED, retriable=False)
     if status in {429, 503}:  # 503 is llama-server's "Loading model"
         return Refusal(FailureReason.BACKEND_BUSY, retriable=True)
+    if status == 500 and is_engine_death(body):
+        return Refusal(FailureReason.BACKEND_DIED, retriable=True)
     if status in {500, 502, 504}:  # llama.cpp survives "Compute error." and answers the next request
         return Refusal(FailureReason.BACKEND_ERROR, retriable=True)
     return Refusal(FailureReason.REQUEST_REJECTED, retriable=False)
+
+
+# vLLM's API server outlives its engine by some seconds, and answers with this (vllm/v1/engine/exceptions.py).
+_ENGINE_DEATH = (b"EngineCore encountered an issue", b"EngineDeadError")
+
+
+def is_engine_death(data: bytes) -> bool:
+    """Whether an error says that there is nothing left behind the server: it will not serve the next request either."""
+    return any(words in data for words in _ENGINE_DEATH)
 
 
 def usage(body: bytes) -> Usage:

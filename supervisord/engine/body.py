@@ -31,8 +31,8 @@ def shaped(wanted: Parameters, submission: Submission) -> Submission:
     if not edits:
         return submission
     limit = submission.max_tokens
-    if limit is None and parameters.MAX_TOKENS in edits.set:
-        limit = wanted.max_tokens_default or wanted.max_tokens_limit
+    if (text := edits.set.get(parameters.MAX_TOKENS, "")).isdecimal():
+        limit = int(text)
     return replace(submission, body=edited(submission.body, edits), max_tokens=limit)
 
 

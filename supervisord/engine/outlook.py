@@ -84,7 +84,7 @@ class Outlook:
         """The jobs that a backend could serve, and that wait."""
         queued, found = 0, Waiting()
         for route in self.routes.of_backend(backend):
-            if backend not in route.backends or (head := self._queue.head(route.name)) is None:
+            if (head := self._queue.head(route.name)) is None:
                 continue
             job, key = head
             queued += self._queue.waiting_for(route.name)

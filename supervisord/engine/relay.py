@@ -4,7 +4,16 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from supervisord.core.answer import Refusal, StreamWatch, error_event, error_kind, error_message, refusal, usage
+from supervisord.core.answer import (
+    Refusal,
+    StreamWatch,
+    error_event,
+    error_kind,
+    error_message,
+    is_engine_death,
+    refusal,
+    usage,
+)
 from supervisord.core.job import FailureReason, JobStatus
 from supervisord.engine.generation import Generation
 from supervisord.engine.outcome import FAULTS, Answer, AttemptOutcome
@@ -149,7 +158,7 @@ class Attempt:
         if not self._committed:
             if self._watch.failed:  # an error before anything else: another attempt can still do better
                 self._abort_exchange()
-                self._end(self._failed(FailureReason.BACKEND_ERROR, self._words_of(data), retriable=True))
+                self._end(self._failed(_blame(data), self._words_of(data), retriable=True))
                 return
             self._commit(length=None)
         self._send(data)
@@ -203,7 +212,7 @@ class Attempt:
             return
         if self._watch.failed:  # the error event itself has reached the client
             self._client.finish()
-            self._end(self._failed(FailureReason.BACKEND_ERROR, self._words_of(self._watch.tail)))
+            self._end(self._failed(_blame(self._watch.tail), self._words_of(self._watch.tail)))
         elif self._watch.done:
             self._client.finish()
             self._end(self._succeeded(self._watch.tail))
@@ -315,6 +324,11 @@ class Attempt:
             return self._succeeded(self._watch.tail)
         left = self._failed(FailureReason.CLIENT_LEFT, "the client closed the connection")
         return replace(left, status=JobStatus.CANCELLED)
+
+
+def _blame(error: bytes) -> FailureReason:
+    """The reason behind an error event: a server that said that its engine is dead is not asked again."""
+    return FailureReason.BACKEND_DIED if is_engine_death(error) else FailureReason.BACKEND_ERROR
 
 
 _STREAM_HEADERS = (("cache-control", "no-cache"), ("x-accel-buffering", "no"))

@@ -405,3 +405,14 @@ def test_however_it_is_cut_only_the_usage_is_missing(events: list[bytes], cuts: 
     watch, out = hidden(*(whole[a:b] for a, b in itertools.pairwise(points)))
 
     assert b"".join(out) + watch.rest() == b"".join(event for event in events if event not in {LAST, SPACED})
+
+
+def test_a_server_without_its_engine_is_not_asked_again() -> None:
+    """The words of vLLM 0.32, after HTTP 500 and as an error event."""
+    said = b'{"error":{"message":"EngineCore encountered an issue. See stack trace (above) for the root cause."}}'
+    refused = refusal(500, said)
+    assert refused is not None
+    assert (refused.reason, refused.retriable) == (FailureReason.BACKEND_DIED, True)
+    other = refusal(500, b'{"error":{"message":"Compute error."}}')
+    assert other is not None
+    assert other.reason is FailureReason.BACKEND_ERROR
