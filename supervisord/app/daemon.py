@@ -33,7 +33,8 @@ from supervisord.app.settings import engine_settings
 from supervisord.app.version import VERSION
 from supervisord.config.model import Configuration, PromptStorage
 from supervisord.core.errors import AddressInUseError, ConfigurationError, StartupError, StateFolderError
-from supervisord.engine.supervisor import Ports, Supervisor
+from supervisord.engine.settings import Ports
+from supervisord.engine.supervisor import Supervisor
 
 log = structlog.get_logger()
 
@@ -82,6 +83,7 @@ class _Daemon:
         self._configuration = configuration
         self._watch = watch
         self._stops = 0
+        self._supervisor: Supervisor | None = None
 
     async def run(self) -> None:
         configuration = self._configuration
@@ -90,7 +92,7 @@ class _Daemon:
         state_dir = Path(configuration.state_dir)
         _make_state_folder(state_dir)
         ports = self._ports(state_dir)
-        supervisor = Supervisor(ports, engine_settings(configuration), new_id=JobIds())
+        supervisor = self._supervisor = Supervisor(ports, engine_settings(configuration), new_id=JobIds())
         supervisor.journal.listen(logs.tell_event(log))
         supervisor.journal.on_finished(logs.tell_job(log))
         async with asyncio.TaskGroup() as group:
@@ -114,6 +116,11 @@ class _Daemon:
             doors.remove_control(configuration.control_socket)
             await supervisor.close()
 
+    def _secrets(self) -> frozenset[str]:
+        """Keys of services elsewhere, as they stand in our environment: no local server has any business with them."""
+        backends = self._configuration.backends if self._supervisor is None else self._supervisor.settings.backends
+        return frozenset(spec.remote.key for spec in backends if spec.remote is not None and spec.remote.key)
+
     def _ports(self, state_dir: Path) -> Ports:
         configuration = self._configuration
         clock = LoopClock()
@@ -126,6 +133,7 @@ class _Daemon:
                 Path(configuration.log.dir),
                 log_max_bytes=configuration.log.max_size,
                 log_keep=configuration.log.keep,
+                secrets=self._secrets,
             ),
             probe=HttpProbe(),
             memory=Sensors(NvmlSensor(), HostSensor()),

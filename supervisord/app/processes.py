@@ -40,7 +40,7 @@ class Processes(LinuxProcessHost):
 
     async def run(self, argv: Sequence[str], env: Mapping[str, str], timeout: float) -> str:
         """See `ports.ProcessHost`."""
-        return await short_programs.run(argv, env, timeout)
+        return await short_programs.run(argv, env, timeout, self._secrets())
 
     def processors(self) -> Processors:
         """See `ports.ProcessHost`."""

@@ -18,7 +18,7 @@ from supervisord.config.problem import InvalidConfigurationError
 from supervisord.core.errors import ConfigurationError, DrainingError, SupervisorError
 from supervisord.core.record import EventKind
 from supervisord.engine.journal import Journal
-from supervisord.engine.supervisor import Settings
+from supervisord.engine.settings import Settings
 from supervisord.ports import Clock, Notifier
 from supervisord.runtimes.reload import ReloadReport
 

@@ -7,7 +7,7 @@ from supervisord.engine.gateway import GatewayPolicy
 from supervisord.engine.pools import HostShare
 from supervisord.engine.relay import RelayPolicy
 from supervisord.engine.sampler import MemoryLimits
-from supervisord.engine.supervisor import Settings
+from supervisord.engine.settings import Settings
 
 
 def engine_settings(configuration: Configuration) -> Settings:

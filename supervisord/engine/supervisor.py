@@ -1,74 +1,31 @@
 """The daemon's life: start, serve, drain, stop, in an order that loses nothing and leaves nothing behind."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
 from supervisord.core import life
 from supervisord.core.errors import DrainingError, NotFoundError
 from supervisord.core.job import FailureReason
 from supervisord.core.life import DOWN, Phase, Want
-from supervisord.core.placement import PlacementPolicy
-from supervisord.core.queue import JobQueue, QueuePolicy
+from supervisord.core.queue import JobQueue
 from supervisord.core.record import EventKind
-from supervisord.core.routing import Route, Routes
+from supervisord.core.routing import Routes
 from supervisord.engine.backend import Backend
 from supervisord.engine.dispatcher import Dispatcher
 from supervisord.engine.footprints import Footprints
-from supervisord.engine.gateway import Gateway, GatewayPolicy
+from supervisord.engine.gateway import Gateway
 from supervisord.engine.journal import Journal
 from supervisord.engine.placer import Placer
-from supervisord.engine.sampler import MemoryLimits, Sampler
+from supervisord.engine.sampler import Sampler
+from supervisord.engine.settings import Ports, Settings
 from supervisord.engine.sizing import Sizing
 from supervisord.engine.tasks import Tasks
+from supervisord.engine.watchdog import Watchdog
 from supervisord.engine.world import Hooks, World
-from supervisord.ports import (
-    Clock,
-    HealthProbe,
-    JobStore,
-    KernelLog,
-    MemoryProbe,
-    ModelFiles,
-    Notifier,
-    ProcessHost,
-    Upstream,
-)
 from supervisord.runtimes.base import BackendSpec
 from supervisord.runtimes.reload import ReloadReport, changes
 
 LAST_WORDS_S = 1.0  # for requests that are ended to tell their clients
-WATCHDOG_LAG_S = 5.0  # a loop that runs this late is not fed as healthy
-STORE_LAG_S = 20.0  # writes older than this mean that the disk is stuck
-SAMPLE_LAG_S = 15.0
-
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """Everything that touches the world."""
-
-    clock: Clock
-    processes: ProcessHost
-    probe: HealthProbe
-    memory: MemoryProbe
-    kernel: KernelLog
-    files: ModelFiles
-    store: JobStore
-    upstream: Upstream
-    notifier: Notifier
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What the engine needs of the configuration."""
-
-    backends: Sequence[BackendSpec]
-    routes: Sequence[Route]
-    default_route: str | None = None
-    placement: PlacementPolicy = field(default_factory=PlacementPolicy)
-    queue: QueuePolicy = field(default_factory=QueuePolicy)
-    memory: MemoryLimits = field(default_factory=MemoryLimits)
-    gateway: GatewayPolicy = field(default_factory=GatewayPolicy)
-    drain_s: float = 60.0
 
 
 class Supervisor:
@@ -186,10 +143,11 @@ class Supervisor:
     async def start(self) -> None:
         """Start what the configuration wants up, and what watches over it."""
         tasks = self.tasks
+        watchdog = Watchdog(self.ports.clock, self.ports.notifier, self.ports.store, self.sampler)
         self._loops = [
             tasks.loop(self.sampler.run(), "sampler"),
             tasks.loop(self.placer.run(), "placer"),
-            tasks.loop(self._feed_watchdog(), "watchdog"),
+            tasks.loop(watchdog.run(), "watchdog"),
         ]
         for backend in self.backends.values():
             if backend.spec.autostart:
@@ -347,28 +305,6 @@ class Supervisor:
                 if log.degraded:
                     problems.append(f"log of {backend.name}: {log.degraded}")
         return problems
-
-    async def _feed_watchdog(self) -> None:
-        """Tell the service manager that we are well, only while loop, store and sensors are all fresh."""
-        interval = self.ports.notifier.watchdog_interval_s
-        while interval is not None:
-            due = self.ports.clock.monotonic() + interval
-            await self.ports.clock.sleep(interval)
-            if self.is_fresh(self.ports.clock.monotonic() - due):
-                self.ports.notifier.watchdog()
-
-    def is_fresh(self, loop_lag_s: float) -> bool:
-        """Whether the loop, the store's writer and the sensors are all as recent as they must be."""
-        now = self.ports.clock.monotonic()
-        store = self.ports.store.state()
-        sampled = self.sampler.sampled_at
-        return (
-            loop_lag_s < WATCHDOG_LAG_S
-            # A writer that says what is wrong is alive and tries again: killing the daemon would only lose its work.
-            and (bool(store.problem) or (store.oldest_pending_s or 0.0) < STORE_LAG_S)
-            and sampled is not None
-            and now - sampled < SAMPLE_LAG_S
-        )
 
 
 def _is_down(backend: Backend) -> bool:

@@ -22,7 +22,7 @@ from supervisord.config.problem import InvalidConfigurationError
 from supervisord.core.errors import ConfigurationError, DrainingError
 from supervisord.core.record import EventKind, EventRecord
 from supervisord.engine.journal import Journal
-from supervisord.engine.supervisor import Settings
+from supervisord.engine.settings import Settings
 from supervisord.runtimes.reload import ReloadReport, changes
 from tests.fakes.store import MemoryStore
 

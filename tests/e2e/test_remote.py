@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 import pytest
 
 from tests.fakes.clients import Ask, ask, crowd, failed
@@ -192,3 +193,16 @@ async def test_a_certificate_nobody_vouches_for_is_refused(tmp_path: Path) -> No
 
 def test_the_certificate_is_one(tmp_path: Path) -> None:
     assert ssl.create_default_context(cafile=str(certify(tmp_path))).get_ca_certs()
+
+
+async def test_no_local_server_inherits_the_key_of_a_service_elsewhere(tmp_path: Path) -> None:
+    """It is in the daemon's own environment, from where the configuration takes it."""
+    elsewhere = {"runtime": "remote", "url": "http://127.0.0.1:9/v1", "key": "${env:ELSEWHERE_KEY}"}
+    backends = {"stub": stubbed(tmp_path), "elsewhere": elsewhere}
+    environment = {"ELSEWHERE_KEY": "sk-very-secret", "HARMLESS": "yes"}
+    async with running(Daemon(tmp_path, {"backends": backends}), **environment) as daemon:
+        pid = (await daemon.until_phase("ready"))["pid"]
+        inherited = psutil.Process(pid).environ()
+        assert inherited["HARMLESS"] == "yes"
+        assert "ELSEWHERE_KEY" not in inherited
+        assert "sk-very-secret" not in inherited.values()

@@ -5,7 +5,7 @@ import os
 import shutil
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -30,7 +30,16 @@ class LinuxProcessHost:
     Raises StateFolderError when `<state_dir>/run` cannot be written.
     """
 
-    def __init__(self, state_dir: Path, log_dir: Path, *, log_max_bytes: int, log_keep: int) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        log_dir: Path,
+        *,
+        log_max_bytes: int,
+        log_keep: int,
+        secrets: Callable[[], Collection[str]] = tuple,
+    ) -> None:
+        self._secrets = secrets  # values of the daemon's environment that are not handed on
         self._memory = Memory(state_dir)
         try:
             self._instance = self._memory.instance()
@@ -52,7 +61,9 @@ class LinuxProcessHost:
 
     async def spawn(self, spec: ProcessSpec, events: ProcessEvents) -> ManagedProcess:
         """Start a process; its events begin once this has returned. Raises SpawnError."""
-        launched = launch(spec, environment(os.environ, spec, self._instance), marks(self._instance, spec))
+        launched = launch(
+            spec, environment(os.environ, spec, self._instance, self._secrets()), marks(self._instance, spec)
+        )
         child = GuardedProcess(
             spec,
             launched=launched,

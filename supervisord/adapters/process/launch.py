@@ -5,7 +5,7 @@ import fcntl
 import os
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,14 +56,16 @@ def marks(instance: str, spec: ProcessSpec) -> dict[str, str]:
     return {INSTANCE: instance, BACKEND: spec.name, GENERATION: str(spec.generation)}
 
 
-def environment(base: Mapping[str, str], spec: ProcessSpec, instance: str) -> dict[str, str]:
+def environment(
+    base: Mapping[str, str], spec: ProcessSpec, instance: str, secrets: Collection[str] = ()
+) -> dict[str, str]:
     """The daemon's environment without what is its own, then the backend's, then the marks."""
-    return inherited(base) | dict(spec.env) | marks(instance, spec)
+    return inherited(base, secrets) | dict(spec.env) | marks(instance, spec)
 
 
-def inherited(base: Mapping[str, str]) -> dict[str, str]:
-    """The daemon's environment without what is its own."""
-    return {name: value for name, value in base.items() if name not in _DAEMON_ONLY}
+def inherited(base: Mapping[str, str], secrets: Collection[str] = ()) -> dict[str, str]:
+    """The daemon's environment without what is its own. `secrets`: values that no backend has any business with."""
+    return {name: value for name, value in base.items() if name not in _DAEMON_ONLY and value not in secrets}
 
 
 def launch(spec: ProcessSpec, env: Mapping[str, str], marked: Mapping[str, str]) -> Launched:

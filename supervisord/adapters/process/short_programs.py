@@ -6,7 +6,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +28,12 @@ class _Ended:
     output: bytes
 
 
-async def run(argv: Sequence[str], env: Mapping[str, str], timeout: float) -> str:
+async def run(argv: Sequence[str], env: Mapping[str, str], timeout: float, secrets: Collection[str] = ()) -> str:
     """Run a program to its end, in at most `timeout` s; why it failed, in words, or empty.
 
     `env` is added to the daemon's own environment. What the program leaves behind in its process group is killed.
     """
-    return await asyncio.to_thread(_run, tuple(argv), {**inherited(os.environ), **env}, timeout)
+    return await asyncio.to_thread(_run, tuple(argv), {**inherited(os.environ, secrets), **env}, timeout)
 
 
 def _run(argv: tuple[str, ...], env: Mapping[str, str], timeout: float) -> str:

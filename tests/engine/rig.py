@@ -1,0 +1,182 @@
+"""The whole engine on a workstation in memory, where time passes only when a test says so."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any
+
+from supervisord.adapters.health import HttpProbe
+from supervisord.adapters.upstream import HttpUpstream
+from supervisord.core.job import Job, Submission
+from supervisord.core.life import LifePolicy, Phase
+from supervisord.core.memory import GIB, VramLimits
+from supervisord.core.placement import PlacementPolicy
+from supervisord.core.record import EventKind
+from supervisord.core.routing import Route
+from supervisord.engine.backend import Backend
+from supervisord.engine.dispatcher import Lease, Ticket
+from supervisord.engine.gateway import GatewayPolicy
+from supervisord.engine.sampler import MemoryLimits
+from supervisord.engine.supervisor import Ports, Settings, Supervisor
+from supervisord.ports import HealthProbe
+from supervisord.runtimes.base import BackendSpec, CommandOptions, MemoryNeed, RemoteOptions, RuntimeKind
+from tests.fakes.clock import FakeClock, fake_time
+from tests.fakes.engine import Machine, Manager, Probe, Processes
+from tests.fakes.store import MemoryStore
+
+CHAT = "/v1/chat/completions"
+RESERVE = GIB
+
+
+def llama(name: str, vram: float | None = 1.0, **changes: Any) -> BackendSpec:
+    """A llama-server that is said to take so many GiB of VRAM, and no RAM."""
+    need = MemoryNeed(vram=None if vram is None else int(vram * GIB), ram=0)
+    life = LifePolicy(slots=changes.pop("slots", 1))
+    spec = BackendSpec(name, RuntimeKind.LLAMA_CPP, f"/models/{name}.gguf", (name,), memory=need, autostart=False)
+    return replace(spec, **({"life": life} | changes))
+
+
+def command(name: str, *argv: str, **changes: Any) -> BackendSpec:
+    """A configured command line; `stop` as in its options."""
+    options = CommandOptions(argv or ("serve", "--port", "${port}"), stop=changes.pop("stop", ()))
+    spec = BackendSpec(name, RuntimeKind.COMMAND, "", (name,), command=options, autostart=False)
+    return replace(spec, memory=MemoryNeed(vram=0, ram=0), **changes)
+
+
+def remote(name: str, url: str = "http://127.0.0.1:4000/v1", key: str = "", **changes: Any) -> BackendSpec:
+    """An address that is not ours."""
+    options = RemoteOptions(url, key)
+    life = LifePolicy(slots=changes.pop("slots", 16), breaker=changes.pop("breaker", 3))
+    spec = BackendSpec(name, RuntimeKind.REMOTE, "", (name,), remote=options, life=life, autostart=False)
+    return replace(spec, **changes)
+
+
+@dataclass(slots=True)
+class Rig:
+    """The engine, and everything around it."""
+
+    supervisor: Supervisor
+    clock: FakeClock
+    machine: Machine
+    processes: Processes
+    store: MemoryStore
+    manager: Manager
+    jobs: Any
+
+    def __getitem__(self, name: str) -> Backend:
+        return self.supervisor.backends[name]
+
+    def phase(self, name: str) -> Phase:
+        return self[name].state.phase
+
+    def told(self, kind: EventKind, backend: str | None = None) -> list[str]:
+        """The events of a kind, in words."""
+        events = self.supervisor.journal.recent
+        return [e.message for e in events if e.kind is kind and backend in {None, e.backend}]
+
+    def submit(self, model: str, **changes: Any) -> Ticket:
+        """A job of this model waits, or gets its slot."""
+        submission = Submission(CHAT, model, b'{"messages":[]}')
+        route = self.supervisor.routes.named(model)
+        now = self.clock.monotonic()
+        job = Job(f"job{next(self.jobs)}", submission, now, self.clock.wall(), now + 600, route=route.name)
+        return self.supervisor.dispatcher.submit(replace(job, **changes))
+
+    def end(self, ticket: Ticket, *, served: bool = True, failed: bool = False) -> None:
+        """The job that got its slot is over."""
+        lease: Lease = ticket.lease.result()
+        self.supervisor.dispatcher.give_back(lease, served=served, failed=failed)
+
+    async def up(self, name: str) -> Backend:
+        """Start a backend as an operator does, and wait until it serves."""
+        self.supervisor.placer.insist(name)
+        self[name].post(_start())
+        await self.clock.advance(3)
+        assert self.phase(name) is Phase.READY, (self[name].state, self.supervisor.placer.plan)
+        return self[name]
+
+    async def pass_until(self, condition: Callable[[], bool], within_s: float = 60.0) -> None:
+        """Let time pass until it is so."""
+        end = self.clock.monotonic() + within_s
+        while not condition():
+            assert self.clock.monotonic() < end, {n: b.state for n, b in self.supervisor.backends.items()}
+            await self.clock.advance(0.1)
+
+
+def _start() -> Any:
+    from supervisord.core import life
+
+    return life.StartAsked("a test wants it")
+
+
+@asynccontextmanager
+async def rig(
+    *specs: BackendSpec,
+    cards: int = 1,
+    routes: Sequence[Route] = (),
+    default: str | None = None,
+    real: bool = False,
+    started: bool = True,
+    gateway: GatewayPolicy | None = None,
+    prepare: Callable[[Machine, Processes], None] = lambda machine, processes: None,
+) -> AsyncIterator[Rig]:
+    """`real`: probe and upstream are the real ones. `prepare` is called before anything begins.
+
+    Without `routes` each backend serves its own name.
+    """
+    with fake_time() as clock:
+        machine = Machine(clock, cards)
+        processes, store, manager = Processes(machine), MemoryStore(), Manager()
+        prepare(machine, processes)
+        probe: HealthProbe = HttpProbe() if real else Probe(machine)
+        ports = Ports(
+            clock=clock,
+            processes=processes,
+            probe=probe,
+            memory=machine,
+            kernel=machine,
+            files=machine,
+            store=store,
+            upstream=HttpUpstream(),
+            notifier=manager,
+        )
+        settings = Settings(
+            specs,
+            routes or [Route(spec.models, (spec.name,)) for spec in specs],
+            default,
+            placement=PlacementPolicy(linger_s=1.0),
+            memory=MemoryLimits(vram=VramLimits(reserve=RESERVE)),
+            gateway=gateway or GatewayPolicy(),
+        )
+        jobs = count(1)
+        supervisor = Supervisor(ports, settings, new_id=lambda: f"job{next(jobs)}")
+        made = Rig(supervisor, clock, machine, processes, store, manager, jobs)
+        async for yielded in _running(made, started=started):
+            yield yielded
+
+
+async def _running(made: Rig, *, started: bool) -> AsyncIterator[Rig]:
+    supervisor, failure = made.supervisor, None
+    async with asyncio.TaskGroup() as group:
+        await supervisor.open(group)
+        if started:
+            await supervisor.start()
+        await made.clock.rest()
+        try:
+            yield made
+        except BaseException as error:  # noqa: BLE001 - raised again below, outside of the group that would wrap it
+            failure = error
+        for loop in supervisor._loops:
+            loop.cancel()
+        for task in set(supervisor.tasks._bounded):
+            task.cancel()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        await supervisor.close()
+        await made.clock.rest()
+        for task in set(supervisor.tasks._bounded):
+            task.cancel()
+    if failure is not None:
+        raise failure
