@@ -9,6 +9,7 @@ from typing import Any
 
 from supervisord.adapters.health import HttpProbe
 from supervisord.adapters.upstream import HttpUpstream
+from supervisord.core import life
 from supervisord.core.job import Job, Submission
 from supervisord.core.life import LifePolicy, Phase
 from supervisord.core.memory import GIB, VramLimits
@@ -33,9 +34,9 @@ RESERVE = GIB
 def llama(name: str, vram: float | None = 1.0, **changes: Any) -> BackendSpec:
     """A llama-server that is said to take so many GiB of VRAM, and no RAM."""
     need = MemoryNeed(vram=None if vram is None else int(vram * GIB), ram=0)
-    life = LifePolicy(slots=changes.pop("slots", 1))
+    policy = LifePolicy(slots=changes.pop("slots", 1))
     spec = BackendSpec(name, RuntimeKind.LLAMA_CPP, f"/models/{name}.gguf", (name,), memory=need, autostart=False)
-    return replace(spec, **({"life": life} | changes))
+    return replace(spec, **({"life": policy} | changes))
 
 
 def command(name: str, *argv: str, **changes: Any) -> BackendSpec:
@@ -48,8 +49,8 @@ def command(name: str, *argv: str, **changes: Any) -> BackendSpec:
 def remote(name: str, url: str = "http://127.0.0.1:4000/v1", key: str = "", **changes: Any) -> BackendSpec:
     """An address that is not ours."""
     options = RemoteOptions(url, key)
-    life = LifePolicy(slots=changes.pop("slots", 16), breaker=changes.pop("breaker", 3))
-    spec = BackendSpec(name, RuntimeKind.REMOTE, "", (name,), remote=options, life=life, autostart=False)
+    policy = LifePolicy(slots=changes.pop("slots", 16), breaker=changes.pop("breaker", 3))
+    spec = BackendSpec(name, RuntimeKind.REMOTE, "", (name,), remote=options, life=policy, autostart=False)
     return replace(spec, **changes)
 
 
@@ -92,7 +93,7 @@ class Rig:
     async def up(self, name: str) -> Backend:
         """Start a backend as an operator does, and wait until it serves."""
         self.supervisor.placer.insist(name)
-        self[name].post(_start())
+        self[name].post(life.StartAsked("a test wants it"))
         await self.clock.advance(3)
         assert self.phase(name) is Phase.READY, (self[name].state, self.supervisor.placer.plan)
         return self[name]
@@ -103,12 +104,6 @@ class Rig:
         while not condition():
             assert self.clock.monotonic() < end, {n: b.state for n, b in self.supervisor.backends.items()}
             await self.clock.advance(0.1)
-
-
-def _start() -> Any:
-    from supervisord.core import life
-
-    return life.StartAsked("a test wants it")
 
 
 @asynccontextmanager
@@ -153,10 +148,11 @@ async def rig(
         jobs = count(1)
         supervisor = Supervisor(ports, settings, new_id=lambda: f"job{next(jobs)}")
         made = Rig(supervisor, clock, machine, processes, store, manager, jobs)
-        async for yielded in _running(made, started=started):
-            yield yielded
+        async with _running(made, started=started):
+            yield made
 
 
+@asynccontextmanager
 async def _running(made: Rig, *, started: bool) -> AsyncIterator[Rig]:
     supervisor, failure = made.supervisor, None
     async with asyncio.TaskGroup() as group:
@@ -168,12 +164,6 @@ async def _running(made: Rig, *, started: bool) -> AsyncIterator[Rig]:
             yield made
         except BaseException as error:  # noqa: BLE001 - raised again below, outside of the group that would wrap it
             failure = error
-        for loop in supervisor._loops:
-            loop.cancel()
-        for task in set(supervisor.tasks._bounded):
-            task.cancel()
-        for _ in range(5):
-            await asyncio.sleep(0)
         await supervisor.close()
         await made.clock.rest()
         for task in set(supervisor.tasks._bounded):
