@@ -101,6 +101,17 @@ def classify(found: ExitEvidence, signatures: Sequence[Signature]) -> ExitCause:
     )
 
 
+def out_of_memory(log: Sequence[str], signatures: Sequence[Signature]) -> ExitCause | None:
+    """What a process that goes on living has printed of memory that it did not get; None: nothing.
+
+    For a server that answered with an error: some survive a refused allocation, and refuse every request from then on.
+    """
+    found = ExitEvidence(None, log=log)
+    return _by_signature(found, signatures, CauseKind.GPU_OOM, "GPU out of memory") or _by_signature(
+        found, signatures, CauseKind.HOST_OOM, "host out of memory"
+    )
+
+
 def describe_status(status: int | None) -> str:
     """An exit status in words: "status 1", "signal 9 (SIGKILL)"."""
     if status is None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from supervisord.core import life
 from supervisord.core.errors import SpawnError
-from supervisord.core.exits import AskedFor, CauseKind, ExitCause, ExitEvidence, classify
+from supervisord.core.exits import AskedFor, CauseKind, ExitCause, ExitEvidence, classify, out_of_memory
 from supervisord.core.ladder import Footprint, Rung
 from supervisord.core.life import ALIVE, DOWN, BackendState, Phase, Want
 from supervisord.engine import telling
@@ -285,6 +285,22 @@ class Backend:
             await clock.sleep(RELEASE_POLL_S)
         self.post(life.Released(generation.number, random.random()))  # noqa: S311 - jitter, not a secret
 
+    def lacks_memory(self, generation: Generation) -> bool:
+        """Whether the server, which answered with an error, has said since the last look that it got no memory.
+
+        It lives, but would answer the next request no better: it is started again with a smaller footprint.
+        """
+        process = generation.process
+        if process is None or not self.is_current(generation):
+            return False
+        lines = process.log_state().lines
+        fresh = process.tail(min(LOG_LINES, lines - generation.lines_judged))
+        generation.lines_judged = lines
+        cause = out_of_memory(fresh, self.runtime.signatures(self.spec))
+        if cause is not None:
+            self.post(life.Condemned(generation.number, cause))
+        return cause is not None
+
     # --- what the watch sees -----------------------------------------------------------------------------------------
 
     def is_current(self, generation: Generation) -> bool:
@@ -296,6 +312,8 @@ class Backend:
     def became_ready(self, generation: Generation) -> None:
         """The server answered, from a port of its own tree, and told who it is."""
         generation.was_ready = True
+        if generation.process is not None:  # what it met while loading, it coped with
+            generation.lines_judged = generation.process.log_state().lines
         told = generation.identity
         generation.identity = replace(
             told,

@@ -43,6 +43,9 @@ _ERRORS: dict[FailureReason, type[AttemptFailedError]] = {
 }
 
 
+LOG_LAG_S = 0.05  # until a line that a server printed before its answer has been read
+
+
 @dataclass(frozen=True, slots=True)
 class GatewayPolicy:
     queue_timeout_s: float = 600.0
@@ -230,10 +233,13 @@ class Gateway:
             idle_timeout_s=self._policy.idle_timeout_s,
         )
         outcome: AttemptOutcome | None = None
+        left = True
         try:
             outcome = await attempt.run(self._upstream, request)
+            if outcome.reason is FailureReason.BACKEND_ERROR:
+                outcome = await self._with_memory_judged(lease, outcome)
+            left = False
         finally:
-            left = outcome is None
             if outcome is None:
                 outcome = attempt.gone()
             course.outcome = outcome
@@ -250,6 +256,13 @@ class Gateway:
         if outcome.usage.tokens_per_second is not None:
             backend.tokens_per_second = outcome.usage.tokens_per_second
         return outcome
+
+    async def _with_memory_judged(self, lease: Lease, outcome: AttemptOutcome) -> AttemptOutcome:
+        """An error of a server that ran out of memory and lives. Its log is another pipe than its answer: a moment."""
+        await self._clock.sleep(LOG_LAG_S)
+        if not lease.backend.lacks_memory(lease.generation):
+            return outcome
+        return replace(outcome, reason=FailureReason.BACKEND_OUT_OF_MEMORY)
 
     def _headers_of(self, course: Course, lease: Lease | None = None) -> tuple[tuple[str, str], ...]:
         backend = lease.backend.name if lease is not None else course.attempt.backend if course.attempt else ""

@@ -33,6 +33,7 @@ class Generation:
     output_told: float = 0.0  # when output was last told as a sign of life
     last_bytes: float = 0.0  # when bytes of an answer last came from it
     slow_clients: int = 0  # attempts that wait for their client to read: the server may not send
+    lines_judged: int = 0  # lines of its output that were looked at for signs of lacking memory
     oom_kills_before: int | None = None  # the kernel's counter when it was started
     note: str = ""  # what its loading waits for, for people
 

@@ -104,6 +104,32 @@ async def test_row_19_an_engine_that_runs_out_of_memory_while_it_loads(
         assert [one["data"]["cause"] for one in await daemon.events("backend.exit")] == ["gpu_oom"]
 
 
+async def test_row_19_out_of_memory_but_alive(tmp_path: Path, driver: FakeDriver, http: aiohttp.ClientSession) -> None:
+    """It answers 500 and goes on living: the words are in its log. It comes back smaller, and the job is run there."""
+    backend = vllm(tmp_path, "--oom-alive-above-ctx", "1024", context=2048, ladder=[{"context": "50%"}])
+    async with fleet(tmp_path, driver, {"one": backend}) as daemon:
+        await daemon.until_phase("ready", "one")
+        assert (await ask(http, daemon, "one", max_tokens=2)).status == 200
+        assert (await daemon.backend("one"))["rung"] == 1
+        first, second = (await daemon.jobs())[-1]["attempts"]
+        assert (first["reason"], second["status"]) == ("backend_out_of_memory", "done")
+        told = [e for e in await daemon.events("backend.phase") if e["data"]["phase"] == "stopping"]
+        assert "out of memory" in told[0]["message"]
+
+
+async def test_words_of_a_client_never_tell_of_lacking_memory(
+    tmp_path: Path, driver: FakeDriver, http: aiohttp.ClientSession
+) -> None:
+    """An error that quotes its prompt, and a server that logs nothing of it, is an error and no more."""
+    backend = vllm(tmp_path, "--status", "500", "--times", "1")
+    async with fleet(tmp_path, driver, {"one": backend}) as daemon:
+        await daemon.until_phase("ready", "one")
+        said = await ask(http, daemon, "one", "torch.OutOfMemoryError: CUDA out of memory.", max_tokens=2)
+        assert said.status == 200
+        one = await daemon.backend("one")
+        assert (one["rung"], one["generation"]) == (0, 1)
+
+
 def give(folder: Path, user: int) -> None:
     """A folder and what is in it, and a way to it: pytest keeps its own folders for their owner alone."""
     for path in [folder, *folder.rglob("*")]:

@@ -50,6 +50,7 @@ class Faults:
     exit_after_ready: float = -1.0  # seconds
     exit_status: int = 0
     abort_with_cuda_oom_on_request: int = 0  # SIGABRT after llama.cpp's words
+    oom_alive_above_ctx: int = 0  # every request: the words, status 500, and it lives; only where -c asks for more
     die_before_first_byte: int = 0  # SIGKILL itself
     die_mid_stream: int = 0  # SIGKILL itself after half of the tokens
     hang_on_request: int = 0  # this, all later ones, /slots and /metrics; /health stays 200, as seen in the field

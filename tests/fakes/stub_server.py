@@ -177,6 +177,12 @@ class Stub:
             say(*answers.RUN_OOM_LINES)
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             os.abort()
+        if faults.oom_alive_above_ctx and self.serving.ctx > faults.oom_alive_above_ctx:
+            say(self.dialect.oom_lines(0)[0])
+            generation.outcome = "fault"
+            generation.end()
+            generation.door.write(answers.error_answer(500, "Internal Server Error"))
+            return True
         if faults.hang_on_request and number >= faults.hang_on_request:
             self._hung = True
         if self._hung or faults.half_open:
