@@ -80,7 +80,8 @@ OTHER: Mapping[str, Any] = {  # for each setting a value that is not its default
 HARMLESS = {
     "rungs", "life.token_budget", "life.breaker", "life.load_stall_s", "life.probe_hang_s", "life.progress_s",
     "life.drain_s", "life.term_s", "life.kill_s", "life.rungs", "life.restart", "autostart", "ttl_s", "priority",
-    "pinned", "memory", "max_wait_s", "min_residence_s", "token_budget", "headroom", "probe_interval_s", "probe_timeout_s",
+    "pinned", "memory", "max_wait_s", "min_residence_s", "token_budget", "headroom", "probe_interval_s",
+    "probe_timeout_s",
 }  # fmt: skip
 
 
