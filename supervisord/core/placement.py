@@ -256,13 +256,12 @@ def _shortage(pool: Pool, needed: int, room: int) -> str:
     return f"it needs {gib(needed)} on {pool.label} and {gib(room)} are free for it"
 
 
-def _order(tenant: Tenant) -> tuple[bool, bool, bool, float, float, float]:
+def _order(tenant: Tenant) -> tuple[bool, bool, bool, float, float]:
     """Those with jobs or asked for by an operator, then those that only help out, then those that nobody needs now."""
-    last = float("inf")
     if not (tenant.queued > 0 or tenant.insisted):
-        return True, False, False, -tenant.priority, 0.0, 0.0
-    due = last if tenant.due is None else tenant.due
-    return False, not tenant.insisted, tenant.modest, tenant.standing_in_line, due, 0.0
+        return True, False, False, -tenant.priority, 0.0
+    due = float("inf") if tenant.due is None else tenant.due
+    return False, not tenant.insisted, tenant.modest, tenant.standing_in_line, due
 
 
 def _pools_of(tenant: Tenant) -> frozenset[str]:

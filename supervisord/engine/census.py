@@ -59,6 +59,7 @@ class Census:
             queued=waiting.queued,
             due=waiting.due,
             rank=waiting.rank,
+            rank_since=waiting.rank_since,
             lasting=state.want is Want.UP,
             insisted=name in self._wishes.insisted,
             modest=name in self._wishes.modest and waiting.others_serve,

@@ -22,7 +22,8 @@ class Waiting:
 
     queued: int = 0
     due: float | None = None  # when the first of them arrived (monotonic)
-    rank: float | None = None  # the key by which it is ordered
+    rank: float | None = None  # the key by which the next of them is ordered
+    rank_since: float | None = None  # when that one arrived (monotonic)
     others_serve: bool = False  # another backend of theirs is up, or coming
 
 
@@ -89,9 +90,11 @@ class Outlook:
             job, key = head
             queued += self._queue.waiting_for(route.name)
             others = any(self._is_up(name) for name in route.backends if name != backend)
-            rank = key[0] if found.rank is None else min(key[0], found.rank)
             due = job.arrived if found.due is None else min(job.arrived, found.due)
-            found = Waiting(queued, due, rank, others_serve=others)
+            rank, since = (key[0], job.arrived)
+            if found.rank is not None and found.rank <= rank:
+                rank, since = found.rank, found.rank_since or job.arrived
+            found = Waiting(queued, due, rank, since, others_serve=others)
         return found
 
     def _is_up(self, name: str) -> bool:

@@ -144,6 +144,7 @@ class World:
         for name in decided.admit:
             self.models[name].standing = Standing.STARTING
             self.loads += 1
+            assert self.loads < 1000, "models change places for ever"
             self.at(self.now + self.models[name].load_s, "ready", name)
         for model in self.models.values():
             model.closed = model.name in decided.close

@@ -165,6 +165,15 @@ def test_the_order_of_those_that_wait() -> None:
     assert order == ["asked", "first", "second", "later", "nobody knows", "helps out", "dear", "kept"]
 
 
+def test_who_was_served_while_another_waited_comes_after_it() -> None:
+    batch = waiting("batch", rank=0.0, due=0.0, idle_since=NOW)
+    other = waiting("other", rank=NOW - 30.0, due=NOW - 30.0)
+
+    assert plan([batch, other], pools(gpu0()), NOW).admit == ("other",)
+    urgent = replace(batch, rank=NOW - 60.0, rank_since=NOW - 1.0)  # a first job that came late, with a high priority
+    assert plan([urgent, other], pools(gpu0()), NOW).admit == ("batch",)
+
+
 def test_others_go_ahead_where_there_is_no_room_for_the_first() -> None:
     made = plan([waiting("big", 20, rank=1.0), waiting("small", 4, rank=2.0)], pools(gpu0(16)), NOW)
 

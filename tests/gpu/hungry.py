@@ -15,6 +15,7 @@ import queue
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,12 +23,13 @@ from typing import Any, Protocol
 EAT_ALL = "Take all the memory there is."
 MODEL = "hungry"
 BITES = 64  # a card is eaten up in so many allocations
+STAND_IN_BITE = 2**28
 
 
 class Memory(Protocol):
     """Of the first GPU that CUDA_VISIBLE_DEVICES names."""
 
-    total: int
+    bite: int  # bytes of one of many allocations
 
     def take(self, size: int) -> None:
         """Hold `size` bytes more. Raises OutOfMemoryError: PyTorch's, or the stand-in."""
@@ -40,7 +42,7 @@ class CudaMemory:
 
         self._torch = torch
         self._held: list[Any] = []
-        _, self.total = torch.cuda.mem_get_info(0)
+        self.bite = torch.cuda.mem_get_info(0)[1] // BITES
 
     def take(self, size: int) -> None:
         self._held.append(self._torch.empty(size, dtype=self._torch.uint8, device="cuda:0"))
@@ -52,6 +54,8 @@ class OutOfMemoryError(RuntimeError):
 
 
 class ClaimedMemory:
+    bite = STAND_IN_BITE
+
     def __init__(self) -> None:
         sys.path.insert(0, str(Path(__file__).parents[2]))
         from tests.fakes.nvml.claims import Claims  # noqa: PLC0415 - PyTorch's environment has no use for it
@@ -61,7 +65,6 @@ class ClaimedMemory:
         self._claims = claims
         self._gpu = claims.index(os.environ["CUDA_VISIBLE_DEVICES"])
         self._held = 0
-        self.total = claims.total(self._gpu)
 
     def take(self, size: int) -> None:
         if not self._claims.claim(self._gpu, self._held + size):
@@ -74,29 +77,26 @@ class Kitchen:
 
     def __init__(self) -> None:
         self.ready = False
-        self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[tuple[Callable[[], None], threading.Event]] = queue.SimpleQueue()
 
     def order(self, work: Callable[[], None]) -> None:
         """Have `work` done, and wait for it; never returns when it fails."""
         done = threading.Event()
-
-        def cook() -> None:
-            work()
-            done.set()
-
-        self._orders.put(cook)
+        self._orders.put((work, done))
         done.wait()
 
     def serve(self) -> None:
         self.ready = True
         while True:
-            self._orders.get()()
+            work, done = self._orders.get()
+            work()
+            done.set()
 
 
 def eat_all(memory: Memory) -> None:
     """Allocate until it fails."""
     while True:
-        memory.take(memory.total // BITES)
+        memory.take(memory.bite)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -120,7 +120,7 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(503, {"error": {"message": "loading, or no such path", "type": "server_error"}})
             return
         if asked["messages"][-1]["content"] == EAT_ALL:
-            self.kitchen.order(lambda: eat_all(self.memory))
+            self.kitchen.order(partial(eat_all, self.memory))
         message = {"role": "assistant", "content": "I have had enough."}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         usage = {"prompt_tokens": 5, "completion_tokens": 5, "total_tokens": 10}
