@@ -154,7 +154,7 @@ class ProcessHost(Protocol):
         """Why nobody could listen on `port`, in words that name the holder where it can be seen; None if one could."""
         ...
 
-    def file_problem(self, path: str) -> str | None:
+    async def file_problem(self, path: str) -> str | None:
         """Why a file or folder cannot be read, in words; None if it can."""
         ...
 

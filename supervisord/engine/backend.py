@@ -185,7 +185,7 @@ class Backend:
 
     async def _spawn_process(self, generation: Generation, output: Output) -> bool:
         """False when its place was given up while it waited for it. Raises SpawnError."""
-        self._launcher.check()
+        await self._launcher.check()
         await self._world.look_at(self.spec)  # its model's file may be another one by now
         if not await self._world.places.admit(self.name):
             return False

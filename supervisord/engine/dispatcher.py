@@ -87,6 +87,8 @@ class Dispatcher:
     def submit(self, job: Job) -> Ticket:
         """Queue a new job. Raises QueueFullError, or what makes serving it impossible now."""
         route = self.outlook.routes.named(job.model)
+        if route.name != job.line:  # a reload came between
+            job = replace(job, route=route.name)
         choice = choose(job, route, self.outlook.views(route, job))
         if isinstance(choice, Reject):
             raise choice.error
@@ -140,7 +142,11 @@ class Dispatcher:
         ticket = self._tickets.get(job.id)
         if ticket is None or ticket.asked is not None:
             return
-        route = self.outlook.routes.named(job.model)
+        try:
+            route = self.outlook.routes.named(job.model)
+        except ModelNotFoundError as gone:  # its model was removed while it ran, and its attempt failed
+            self._refuse(ticket, gone)
+            return
         match choose(job, route, self.outlook.views(route, job)):
             case Serve(backend=name, wake=other):
                 ticket.asked = name
@@ -233,6 +239,7 @@ class Dispatcher:
                 error = QueueTimeoutError(f"The job waited {waited:.1f} s in the queue and was not started{because}.")
             self._refuse(self._tickets[job.id], error)
         self._arm()
+        self.pump()  # who stood behind one that expired may fit where that one did not
 
     def _arm(self) -> None:
         due = self.queue.next_expiry()

@@ -35,15 +35,15 @@ class Launcher:
         self._processes = processes
         self._offered: dict[tuple[str, ...], frozenset[str]] = {}
 
-    def check(self) -> None:
+    async def check(self) -> None:
         """Look for what a start needs, before memory is found for it. Raises SpawnError, permanent."""
         self._program()
-        self._check_model()
+        await self._check_model()
 
     async def prepare(self, generation: int, footprint: Footprint) -> Prepared:
         """Raises SpawnError, permanent where somebody has to change something first."""
         program = self._program()
-        self._check_model()
+        await self._check_model()
         port = self._port()
         offered = await self._flags_of(program) if self._runtime.asks_help else frozenset()
         placed = processors_of(self._spec, self._processes.processors())
@@ -76,10 +76,10 @@ class Launcher:
             )
         return (path,)
 
-    def _check_model(self) -> None:
+    async def _check_model(self) -> None:
         if not self._spec.model.startswith("/"):  # embedded, or a name that its server knows
             return
-        problem = self._processes.file_problem(self._spec.model)
+        problem = await self._processes.file_problem(self._spec.model)
         if problem is not None:
             raise SpawnError(f"{problem} Correct backends.{self._spec.name}.model.", permanent=True)
 

@@ -155,7 +155,7 @@ class Placer:
             self._sampler.look_now()
 
     def _perform(self, before: Plan, made: Plan) -> None:
-        self._dispatcher.close(made.close)
+        self._dispatcher.close({**made.close, **made.leave})  # who is about to leave gets nothing new on the way
         for name, why in made.never.items():
             if (asked := self._wishes.asking.get(name)) is not None and not asked.done():
                 asked.set_exception(SpawnError(f"{why}. Give it less to hold, or more memory.", permanent=True))

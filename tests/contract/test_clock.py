@@ -151,6 +151,17 @@ async def test_what_does_not_come_to_pass_is_told(monkeypatch: pytest.MonkeyPatc
         await clock.until(lambda: False, "the wonder")
 
 
+def test_the_fake_one_says_when_nobody_lets_time_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.fakes.clock.PATIENCE_S", 0.01)
+
+    async def waits_for_ever() -> None:
+        with fake_time() as clock:
+            await clock.sleep(1)
+
+    with pytest.raises(AssertionError, match="nobody lets it"):
+        asyncio.run(waits_for_ever())
+
+
 def used(clock: FakeClock) -> Clock:
     """The type checker holds the fake to the Protocol."""
     return clock

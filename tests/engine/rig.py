@@ -20,7 +20,8 @@ from supervisord.engine.backend import Backend
 from supervisord.engine.dispatcher import Lease, Ticket
 from supervisord.engine.gateway import GatewayPolicy
 from supervisord.engine.sampler import MemoryLimits
-from supervisord.engine.supervisor import Ports, Settings, Supervisor
+from supervisord.engine.settings import Ports, Settings
+from supervisord.engine.supervisor import Supervisor
 from supervisord.ports import HealthProbe
 from supervisord.runtimes.base import BackendSpec, CommandOptions, MemoryNeed, RemoteOptions, RuntimeKind
 from tests.fakes.clock import FakeClock, fake_time
@@ -77,13 +78,17 @@ class Rig:
         events = self.supervisor.journal.recent
         return [e.message for e in events if e.kind is kind and backend in {None, e.backend}]
 
-    def submit(self, model: str, **changes: Any) -> Ticket:
-        """A job of this model waits, or gets its slot."""
+    def job(self, model: str, **changes: Any) -> Job:
+        """A job of this model that arrives now."""
         submission = Submission(CHAT, model, b'{"messages":[]}')
         route = self.supervisor.routes.named(model)
         now = self.clock.monotonic()
-        job = Job(f"job{next(self.jobs)}", submission, now, self.clock.wall(), now + 600, route=route.name)
-        return self.supervisor.dispatcher.submit(replace(job, **changes))
+        made = Job(f"job{next(self.jobs)}", submission, now, self.clock.wall(), now + 600, route=route.name)
+        return replace(made, **changes)
+
+    def submit(self, model: str, **changes: Any) -> Ticket:
+        """A job of this model waits, or gets its slot."""
+        return self.supervisor.dispatcher.submit(self.job(model, **changes))
 
     def end(self, ticket: Ticket, *, served: bool = True, failed: bool = False) -> None:
         """The job that got its slot is over."""
@@ -101,6 +106,7 @@ class Rig:
     async def pass_until(self, condition: Callable[[], bool], within_s: float = 60.0) -> None:
         """Let time pass until it is so."""
         end = self.clock.monotonic() + within_s
+        await self.clock.rest()
         while not condition():
             assert self.clock.monotonic() < end, {n: b.state for n, b in self.supervisor.backends.items()}
             await self.clock.advance(0.1)
@@ -156,10 +162,12 @@ async def rig(
 async def _running(made: Rig, *, started: bool) -> AsyncIterator[Rig]:
     supervisor, failure = made.supervisor, None
     async with asyncio.TaskGroup() as group:
-        await supervisor.open(group)
+        opening = group.create_task(supervisor.open(group))
+        while not opening.done():
+            await made.clock.advance(0.1)
         if started:
             await supervisor.start()
-        await made.clock.rest()
+        await made.clock.advance(0.5)
         try:
             yield made
         except BaseException as error:  # noqa: BLE001 - raised again below, outside of the group that would wrap it

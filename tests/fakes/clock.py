@@ -72,7 +72,17 @@ def fake_time(now: float = 1000.0, epoch: float = 1_700_000_000.0) -> Iterator[F
     loop = asyncio.get_running_loop()
     clock = FakeClock(loop, now, epoch)
     loop.time = clock.monotonic  # type: ignore[method-assign]
+    selector: Any = loop._selector  # type: ignore[attr-defined]
+    plain = selector.select
+
+    def select(timeout: float | None = None) -> object:
+        found = plain(PATIENCE_S if timeout is None else min(timeout, PATIENCE_S))
+        if not found and timeout != 0:
+            raise AssertionError("everything waits for time to pass, and nobody lets it")
+        return found
+
+    selector.select = select
     try:
         yield clock
     finally:
-        del loop.time
+        del loop.time, selector.select

@@ -274,7 +274,7 @@ class Processes:
     def port_problem(self, host: str, port: int) -> str | None:
         return f"port {port} is taken by somebody." if port in self.busy_ports else None
 
-    def file_problem(self, path: str) -> str | None:
+    async def file_problem(self, path: str) -> str | None:
         return f"{path}: No such file or directory." if path in self.missing else None
 
     async def close(self) -> None:

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -245,12 +246,15 @@ def _blindness(python: str, uuid: str) -> str:
     holder = subprocess.Popen(
         [python, str(HUNGRY), "--hold", str(2**28)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env
     )
+    limit = threading.Timer(LOAD_S, holder.kill)
+    limit.start()
     try:
         assert holder.stdout is not None
         while b"holds" not in (line := holder.stdout.readline()):
             assert line, "it could not take 256 MiB; see its words above"
         listed = {one["pid"]: one["used"] for one in _of_card(_read_once(), uuid)["processes"]}
     finally:
+        limit.cancel()
         holder.kill()
         holder.communicate(timeout=LOOK_S)
     if listed.get(holder.pid):

@@ -24,6 +24,7 @@ EAT_ALL = "Take all the memory there is."
 MODEL = "hungry"
 BITES = 64  # a card is eaten up in so many allocations
 STAND_IN_BITE = 2**28
+WORDS = "CUDA out of memory. Tried to allocate {:.2f} GiB."  # apart from where it is raised: a traceback quotes that
 
 
 class Memory(Protocol):
@@ -68,7 +69,7 @@ class ClaimedMemory:
 
     def take(self, size: int) -> None:
         if not self._claims.claim(self._gpu, self._held + size):
-            raise OutOfMemoryError(f"CUDA out of memory. Tried to allocate {size / 2**30:.2f} GiB.")
+            raise OutOfMemoryError(WORDS.format(size / 2**30))
         self._held += size
 
 

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from supervisord.adapters.process import inspect
 from supervisord.adapters.process.child import GuardedProcess
 from supervisord.adapters.process.guardian import PR_SET_CHILD_SUBREAPER, prctl
 from supervisord.adapters.process.launch import environment, launch, marks
@@ -110,17 +111,8 @@ class LinuxProcessHost:
         found = shutil.which(name)
         return str(Path(found).absolute()) if found else None
 
-    def file_problem(self, path: str) -> str | None:
-        try:
-            if Path(path).is_dir():
-                with os.scandir(path) as entries:
-                    next(entries, None)
-            else:
-                with Path(path).open("rb") as file:
-                    file.read(1)
-        except OSError as error:
-            return f"{path}: {error.strerror}"
-        return None
+    async def file_problem(self, path: str) -> str | None:
+        return await inspect.file_problem(path)
 
     async def close(self) -> None:
         """Kill what is left, for at most 5 s; then the guardians go on alone. Writes the logs out, ends the threads."""

@@ -1,9 +1,49 @@
-"""Questions to the machine before a start: who holds a port."""
+"""Questions to the machine before a start: who holds a port, whether a file can be read."""
 
+import asyncio
 import os
 import socket
+import stat
+import threading
+from concurrent.futures import Future
+from pathlib import Path
 
 import psutil
+
+FILE_S = 10.0  # a disk or a network folder that takes longer for one byte does not answer
+
+
+async def file_problem(path: str) -> str | None:
+    """Why a file or folder cannot be read, in words; None if it can. Takes FILE_S at most.
+
+    On a thread of its own: a dead network folder blocks whoever asks it, for ever, and an executor's thread would keep
+    the whole daemon from ending.
+    """
+    answer: Future[str | None] = Future()
+    threading.Thread(target=lambda: answer.set_result(_file_problem(path)), name="file", daemon=True).start()
+    try:
+        async with asyncio.timeout(FILE_S):
+            return await asyncio.shield(asyncio.wrap_future(answer))
+    except TimeoutError:
+        return f"{path}: its disk has not answered for {FILE_S:g} s"
+
+
+def _file_problem(path: str) -> str | None:
+    try:
+        kind = Path(path).stat().st_mode
+        if stat.S_ISDIR(kind):
+            with os.scandir(path) as entries:
+                next(entries, None)
+            return None
+        if not stat.S_ISREG(kind):  # a named pipe would wait for somebody to write
+            return f"{path}: Not a regular file"
+        with Path(path).open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    except ValueError as error:  # a NUL byte in it
+        return f"{path!r}: {error}"
+    return None
 
 
 def port_problem(host: str, port: int) -> str | None:

@@ -184,8 +184,8 @@ async def test_finding_programs_and_files(
     assert host.find_program("some-server") == str(tool)
     assert host.find_program(str(tool)) == str(tool)
     assert host.find_program("another") is None
-    assert host.file_problem(str(tool)) is None
-    assert host.file_problem(str(tmp_path)) is None
+    assert await host.file_problem(str(tool)) is None
+    assert await host.file_problem(str(tmp_path)) is None
     missing = tmp_path / "model.gguf"
-    assert host.file_problem(str(missing)) == f"{missing}: No such file or directory"
-    assert host.file_problem("/proc/1/mem/x") == "/proc/1/mem/x: Not a directory"
+    assert await host.file_problem(str(missing)) == f"{missing}: No such file or directory"
+    assert await host.file_problem("/proc/1/mem/x") == "/proc/1/mem/x: Not a directory"
