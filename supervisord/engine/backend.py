@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from supervisord.core import life
 from supervisord.core.errors import SpawnError
-from supervisord.core.exits import AskedFor, CauseKind, ExitCause, ExitEvidence, classify, out_of_memory
+from supervisord.core.exits import AskedFor, CauseKind, ExitCause, ExitEvidence, Signature, classify, out_of_memory
 from supervisord.core.ladder import Footprint, Rung
 from supervisord.core.life import ALIVE, DOWN, BackendState, Phase, Want
 from supervisord.engine import telling
@@ -85,8 +85,10 @@ class Backend:
 
     def reconfigure(self, spec: BackendSpec, *, restart: bool) -> None:
         """Another description of the same backend: at once where nothing has to be started anew for it."""
+        # What waits for a start already waits on: the process that is there was not started as described now.
+        at_once = self._next is None and not restart
         self._next = spec
-        if not restart or self.state.phase in DOWN:
+        if at_once or self.state.phase in DOWN:
             self._take_next()
         if not restart:
             return
@@ -158,7 +160,7 @@ class Backend:
                 return
         except SpawnError as error:
             evidence = ExitEvidence(None, spawn_error=error.message, spawn_permanent=error.permanent)
-            cause = classify(evidence, self.runtime.signatures(self.spec))
+            cause = classify(evidence, self._signatures_of(generation))
             self.post(life.SpawnFailed(number, cause, random.random()))  # noqa: S311 - jitter, not a secret
             return
         self.post(life.Spawned(number))
@@ -176,7 +178,9 @@ class Backend:
 
     def _new_generation(self, number: int, rung: int) -> Generation:
         address = self.runtime.address(self.spec, self.spec.port)
-        generation = Generation(number, rung, self.footprint_on(rung), address)
+        generation = Generation(
+            number, rung, self.footprint_on(rung), address, self.spec, rung_name=self._scale.name_of(rung)
+        )
         generation.last_bytes = generation.spawned = self._world.clock.monotonic()
         generation.oom_kills_before = self._world.kernel.oom_kills()
         self._last_words = self.tail(LOG_LINES)
@@ -190,7 +194,7 @@ class Backend:
         if not await self._world.places.admit(self.name):
             return False
         prepared = await self._launcher.prepare(generation.number, generation.footprint)
-        generation.address, generation.stop, generation.spec = prepared.address, prepared.stop, prepared.spec
+        generation.address, generation.stop, generation.launched = prepared.address, prepared.stop, prepared.spec
         generation.spawned = self._world.clock.monotonic()
         generation.process = await self._world.processes.spawn(prepared.spec, output)
         return True
@@ -224,8 +228,8 @@ class Backend:
 
     async def _stop_politely(self, generation: Generation, process: ManagedProcess) -> None:
         """The configured stop command, then the signal that everybody understands."""
-        env = generation.spec.env if generation.spec is not None else {}
-        problem = await self._world.processes.run(generation.stop, env, self.spec.life.term_s)
+        env = generation.launched.env if generation.launched is not None else {}
+        problem = await self._world.processes.run(generation.stop, env, generation.described.life.term_s)
         if problem:
             telling.stop_failed(self._world.journal, self.name, generation, problem)
         process.terminate()
@@ -255,13 +259,17 @@ class Backend:
             # Reading the kernel's log takes time: only where its counter says that there is something in it.
             kernel_named_us=self._world.kernel.named(generation.pids) if kills or status == -9 else None,
         )
-        cause = classify(evidence, self.runtime.signatures(self.spec))
+        cause = classify(evidence, self._signatures_of(generation))
         if cause.is_oom:
             self._scale.learn_fitting(log)
             self._actor.policy = self._life_policy()
         telling.end(self._world.journal, self.name, generation, status=status, cause=cause, log_tail=self.tail(20))
-        self._world.observe(self.spec, generation)
+        self._world.observe(generation)
         self.post(life.Exited(generation.number, cause))
+
+    @staticmethod
+    def _signatures_of(generation: Generation) -> tuple[Signature, ...]:
+        return RUNTIMES[generation.described.runtime].signatures(generation.described)
 
     def _oom_kills_since(self, generation: Generation) -> int | None:
         now = self._world.kernel.oom_kills()
@@ -296,7 +304,7 @@ class Backend:
         lines = process.log_state().lines
         fresh = process.tail(min(LOG_LINES, lines - generation.lines_judged))
         generation.lines_judged = lines
-        cause = out_of_memory(fresh, self.runtime.signatures(self.spec))
+        cause = out_of_memory(fresh, self._signatures_of(generation))
         if cause is not None:
             self.post(life.Condemned(generation.number, cause))
         return cause is not None
@@ -322,7 +330,7 @@ class Backend:
         )
         generation.loaded_in = self._world.clock.monotonic() - generation.spawned
         self.last_used = self._world.clock.monotonic()
-        self._world.observe(self.spec, generation)
+        self._world.observe(generation)
         if generation.rung == 0 and generation.identity.context_length is not None:
             self._scale.learn_context(generation.identity.context_length)
             self._actor.policy = self._life_policy()

@@ -14,6 +14,7 @@ from supervisord.core.errors import (
     SupervisorError,
 )
 from supervisord.core.job import FailureReason, Job
+from supervisord.core.life import Phase
 from supervisord.core.queue import JobQueue, Key
 from supervisord.core.routing import Routes
 from supervisord.engine.backend import Backend
@@ -70,25 +71,27 @@ class Dispatcher:
         self._returned = returned
 
     def route_by(self, routes: Routes) -> None:
-        """From now on these are the models. Jobs that wait for one that is gone are refused."""
+        """From now on these are the models. Jobs that wait go with their names; those of a model that is gone are refused."""
         self.outlook.routes = routes
         for ticket in list(self._tickets.values()):
             try:
-                still = routes.named(ticket.job.model).name == ticket.job.line
+                placed = self._routed(ticket.job)
             except ModelNotFoundError:
-                still = False
-            if not still:
-                gone = f'The model "{ticket.job.model}" was removed or changed by a reload of the configuration.'
+                gone = f'The model "{ticket.job.model}" was removed by a reload of the configuration.'
                 self._refuse(ticket, ModelNotFoundError(gone, param="model"))
+                continue
+            if placed is not ticket.job:  # its name leads elsewhere now: it waits there, at the place it had
+                _, key = self.queue.take(placed.id)
+                self.queue.put_back(placed, key)
+                ticket.job = placed
         self.pump()
 
     # --- the way in --------------------------------------------------------------------------------------------------
 
     def submit(self, job: Job) -> Ticket:
         """Queue a new job. Raises QueueFullError, or what makes serving it impossible now."""
+        job = self._routed(job)
         route = self.outlook.routes.named(job.model)
-        if route.name != job.line:  # a reload came between
-            job = replace(job, route=route.name)
         choice = choose(job, route, self.outlook.views(route, job))
         if isinstance(choice, Reject):
             raise choice.error
@@ -99,12 +102,34 @@ class Dispatcher:
         return ticket
 
     def retry(self, lease: Lease, job: Job) -> Ticket:
-        """End a lease whose attempt failed, and queue its job at the very place it had."""
-        self.queue.put_back(job, lease.key)  # before the slot is free: nobody behind it may overtake
-        ticket = self._issue(job)
+        """End a lease whose attempt failed, and queue its job at the very place it had.
+
+        Raises ModelNotFoundError when a reload has removed its model meanwhile.
+        """
+        try:
+            placed = self._routed(job)
+        except ModelNotFoundError:
+            self.give_back(lease, served=False, failed=True)
+            raise
+        self.queue.put_back(placed, lease.key)  # before the slot is free: nobody behind it may overtake
+        ticket = self._issue(placed)
         self.give_back(lease, served=False, failed=True)
         self._arm()
         return ticket
+
+    def again(self, job: Job, key: Key) -> Ticket:
+        """Queue a job once more whose lease has been given back, at the place it had. Raises ModelNotFoundError."""
+        placed = self._routed(job)
+        self.queue.put_back(placed, key)
+        ticket = self._issue(placed)
+        self.pump()
+        self._arm()
+        return ticket
+
+    def _routed(self, job: Job) -> Job:
+        """The job in the line of the model as it is now: a reload may have come between. Raises ModelNotFoundError."""
+        route = self.outlook.routes.named(job.model)
+        return job if route.name == job.line else replace(job, route=route.name)
 
     def _issue(self, job: Job) -> Ticket:
         ticket = Ticket(job, asyncio.get_running_loop().create_future())
@@ -119,8 +144,7 @@ class Dispatcher:
         self.queue.take(job_id)
         ticket.lease.cancel()
         self._arm()
-        self.pump()
-        self.outlook.waker.touch_if_waiting()
+        self._look_again()
 
     # --- the way out -------------------------------------------------------------------------------------------------
 
@@ -133,12 +157,13 @@ class Dispatcher:
         try:
             while self._again:
                 self._again = False
+                kept: set[str] = set()  # backends that somebody before in line needs more of than is free
                 for job in self.queue.first_of_each_model():
-                    self._place(job)
+                    self._place(job, kept)
         finally:
             self._pumping = False
 
-    def _place(self, job: Job) -> None:
+    def _place(self, job: Job, kept: set[str]) -> None:
         ticket = self._tickets.get(job.id)
         if ticket is None or ticket.asked is not None:
             return
@@ -147,7 +172,10 @@ class Dispatcher:
         except ModelNotFoundError as gone:  # its model was removed while it ran, and its attempt failed
             self._refuse(ticket, gone)
             return
-        match choose(job, route, self.outlook.views(route, job)):
+        views = self.outlook.views(route, job)
+        if kept:
+            views = [replace(view, room=False) if view.name in kept else view for view in views]
+        match choose(job, route, views):
             case Serve(backend=name, wake=other):
                 ticket.asked = name
                 self.outlook.backends[name].post(life.LeaseAsked(job.id, job.tokens))
@@ -158,6 +186,8 @@ class Dispatcher:
                 self._wake(name, job, modest=modest)
             case Wait(why=why):
                 ticket.waits_for = why
+                # Small requests of other models must not take, one by one, the tokens that a large one waits for.
+                kept |= {view.name for view in views if view.phase is Phase.READY and not view.room}
             case Reject(error=error):
                 self._refuse(ticket, error)
 
@@ -239,7 +269,7 @@ class Dispatcher:
                 error = QueueTimeoutError(f"The job waited {waited:.1f} s in the queue and was not started{because}.")
             self._refuse(self._tickets[job.id], error)
         self._arm()
-        self.pump()  # who stood behind one that expired may fit where that one did not
+        self._look_again()
 
     def _arm(self) -> None:
         due = self.queue.next_expiry()
@@ -250,6 +280,11 @@ class Dispatcher:
         self._timer_at = due
         self._timer = self._clock.call_at(due, self._expire)
 
+    def _look_again(self) -> None:
+        """Somebody left the queue: who stood behind may fit where that one did not, and a place may be needed no more."""
+        self.pump()
+        self.outlook.waker.touch_if_waiting()
+
     def refuse_all(self, error: SupervisorError) -> None:
         """End every wait: the daemon is going down."""
         for ticket in list(self._tickets.values()):
@@ -259,6 +294,7 @@ class Dispatcher:
         """Cancel a job that waits or runs, for an operator; False when it does neither."""
         if (ticket := self._tickets.get(job_id)) is not None:
             self._refuse(ticket, JobCancelledError("The job was cancelled by an operator."))
+            self._look_again()
             return True
         lease = self._leases.get(job_id)
         if lease is None or lease.fail is None:

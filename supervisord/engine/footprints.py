@@ -43,8 +43,9 @@ class Footprints:
         facts = self._facts.get(_model_of(spec))
         return facts.quantization if facts is not None else None
 
-    def observe(self, spec: BackendSpec, generation: Generation) -> None:
+    def observe(self, generation: Generation) -> None:
         """Keep the peaks and the time to load of a generation, where they tell something new."""
+        spec = generation.described
         key = self._key(spec, generation.rung)
         seen = FootprintRecord(
             key,

@@ -7,7 +7,7 @@ from supervisord.core.ladder import Footprint
 from supervisord.core.memory import TreeUsage
 from supervisord.core.record import Identity
 from supervisord.ports import ManagedProcess, ProcessSpec
-from supervisord.runtimes.base import Address
+from supervisord.runtimes.base import Address, BackendSpec
 
 
 @dataclass(slots=True)
@@ -18,8 +18,10 @@ class Generation:
     rung: int
     footprint: Footprint
     address: Address
+    described: BackendSpec  # as it was configured when it was started: a reload may have come since
+    rung_name: str = "as configured"
     process: ManagedProcess | None = None
-    spec: ProcessSpec | None = None
+    launched: ProcessSpec | None = None
     stop: tuple[str, ...] = ()  # run before it is asked to end by a signal
     asked: AskedFor = AskedFor.NOTHING
     was_ready: bool = False

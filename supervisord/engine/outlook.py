@@ -7,13 +7,16 @@ from typing import Protocol
 from supervisord.core.dispatch import BackendView
 from supervisord.core.job import Job
 from supervisord.core.leases import room
-from supervisord.core.life import Phase
+from supervisord.core.life import Phase, Want
 from supervisord.core.queue import JobQueue
 from supervisord.core.routing import Route, Routes
 from supervisord.engine.backend import Backend
 
 FEWEST_ATTEMPTS = 2  # the first, and one more: what fails twice on one backend is not bad luck
 MOST_ATTEMPTS = 3  # however many backends there are: a request that breaks three is at fault itself
+
+
+_OUT = frozenset({Phase.BACKOFF, Phase.PARKED, Phase.UNKILLABLE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,7 @@ class Outlook:
         """The jobs that a backend could serve, and that wait."""
         queued, found = 0, Waiting()
         for route in self.routes.of_backend(backend):
-            if (head := self._queue.head(route.name)) is None:
+            if (head := self._queue.head(route.name)) is None or not self._counts(backend, route):
                 continue
             job, key = head
             queued += self._queue.waiting_for(route.name)
@@ -96,6 +99,16 @@ class Outlook:
                 rank, since = found.rank, found.rank_since or job.arrived
             found = Waiting(queued, due, rank, since, others_serve=others)
         return found
+
+    def _counts(self, backend: str, route: Route) -> bool:
+        """Whether the jobs of a route are a backend's to serve: a last resort's only while nobody else could come."""
+        if backend in route.backends:
+            return True
+        return all(self._is_out(name) for name in route.backends)
+
+    def _is_out(self, name: str) -> bool:
+        backend = self.backends.get(name)
+        return backend is None or backend.state.phase in _OUT or backend.state.want is Want.DOWN
 
     def _is_up(self, name: str) -> bool:
         backend = self.backends.get(name)

@@ -118,7 +118,7 @@ class Placer:
         for backend in self._backends.values():
             generation = backend.generation
             if generation is not None and generation.was_ready:
-                self._footprints.observe(backend.spec, generation)
+                self._footprints.observe(generation)
         self.touch()
 
     async def run(self) -> None:

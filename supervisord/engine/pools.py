@@ -17,9 +17,8 @@ class HostShare:
     limit: int | None = None
 
 
-def gpu_pool(sample: GpuSample, level: Level, limits: VramLimits, ours: frozenset[int]) -> Pool:
+def gpu_pool(sample: GpuSample, limits: VramLimits, ours: frozenset[int]) -> Pool:
     """One GPU. `ours`: the pids of every backend. A card that is tight is no problem: it is full by design."""
-    del level
     foreign = tuple(Holder(p.pid, p.name, p.used) for p in sample.processes if p.pid not in ours)
     listed = sum(p.used or 0 for p in sample.processes)
     nameless = any(p.used is None for p in sample.processes)

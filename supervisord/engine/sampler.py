@@ -200,12 +200,12 @@ class Sampler:
             mapped=mapped,
             held=held,
         )
-        gpus = (gpu_pool(g, self.levels.get(g.uuid, Level()), limits.vram, ours) for g in self.gpus.gpus)
+        gpus = (gpu_pool(g, limits.vram, ours) for g in self.gpus.gpus)
         return {HOST: host} | {pool.key: pool for pool in gpus}
 
     def gpus_of(self, spec: BackendSpec) -> tuple[str, ...]:
         """The UUIDs of the GPUs whose memory a backend uses; none for one that computes on the host."""
-        if spec.footprint.gpu_layers == 0 or spec.runtime is RuntimeKind.REMOTE:
+        if spec.footprint.gpu_layers == 0 or spec.memory.vram == 0 or spec.runtime is RuntimeKind.REMOTE:
             return ()
         if self.gpus.state is SensorState.ABSENT:
             return ()

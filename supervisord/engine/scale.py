@@ -28,7 +28,7 @@ class Scale:
 
     def name_of(self, rung: int) -> str:
         """A rung in words."""
-        return self.rungs[rung - 1].describe() if rung else "as configured"
+        return self.rungs[min(rung, len(self.rungs)) - 1].describe() if rung and self.rungs else "as configured"
 
     def learn_context(self, tokens: int) -> None:
         """Rungs that scale the context need one: what the server took by itself on rung 0 will do."""

@@ -10,7 +10,7 @@ from supervisord.core.life import DOWN, Phase, Want
 from supervisord.core.queue import JobQueue
 from supervisord.core.record import EventKind
 from supervisord.core.routing import Routes
-from supervisord.engine.backend import Backend
+from supervisord.engine.backend import RELEASE_LIMIT_S, Backend
 from supervisord.engine.dispatcher import Dispatcher
 from supervisord.engine.footprints import Footprints
 from supervisord.engine.gateway import Gateway
@@ -59,6 +59,7 @@ class Supervisor:
             policy=settings.gateway,
         )
         self.backends: dict[str, Backend] = {}
+        self._phases: dict[str, Phase] = {}
         self._stop = asyncio.Event()
         self._changed = asyncio.Event()
         self._hurry = False
@@ -208,9 +209,11 @@ class Supervisor:
 
     async def _forget(self, backend: Backend) -> None:
         """Let a backend that is no longer configured finish, then drop it. One that was added again is another."""
-        limit = self.ports.clock.monotonic() + self._longest_stop()
-        while not _is_down(backend) and self.ports.clock.monotonic() < limit:
+        limit = self.ports.clock.monotonic() + self._longest_stop() + RELEASE_LIMIT_S
+        while backend.state.phase not in DOWN and self.ports.clock.monotonic() < limit:
             await self._wait_for_change(limit)
+        if backend.state.phase not in DOWN:
+            return  # it cannot be killed: it goes on being shown for what it is
         if self.backends.get(backend.name) is backend and backend.name not in {s.name for s in self.settings.backends}:
             del self.backends[backend.name]
             backend.close()
@@ -283,7 +286,11 @@ class Supervisor:
         if backend.state.phase is Phase.STOPPING and backend.generation is not None:
             self.ports.upstream.forget(backend.generation.address)
         self.dispatcher.pump()
-        self.placer.changed()
+        if self._phases.get(name) is backend.state.phase:
+            self.placer.touch()
+        else:  # it may have taken memory, or given some back
+            self._phases[name] = backend.state.phase
+            self.placer.changed()
         self._tell_manager()
 
     def _tell_manager(self) -> None:

@@ -173,7 +173,8 @@ def _note(supervisor: Supervisor, backend: Backend) -> str:
         return held
     if state.phase is Phase.READY and state.rung:
         cause = state.cause.kind.value.replace("_", " ") if state.cause else "OOM"
-        return f"rung {state.rung} after {cause}: {backend.rungs[state.rung - 1].describe()}"
+        name = backend.generation.rung_name if backend.generation is not None else ""
+        return f"rung {state.rung} after {cause}: {name}"
     if state.phase is Phase.READY and state.restarts and state.cause:
         return f"generation {state.generation}; the one before: {state.cause.summary}"
     if state.phase in {Phase.LOADING, Phase.STOPPING} and backend.generation is not None and backend.generation.note:

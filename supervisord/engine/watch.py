@@ -11,6 +11,7 @@ from supervisord.ports import Clock, HealthProbe, KernelLog
 from supervisord.runtimes.base import BackendSpec, Counters, HttpAnswer, Readiness, Runtime
 
 LOADING_POLL_S = 0.08  # a server that became ready is noticed within 100 ms
+SUSPECT_POLL_S = 1.0
 USAGE_EVERY_S = 2.0
 USAGE_WHILE_LOADING_S = 0.5  # a short load must not go by unmeasured: its peak is what is learned
 GROWTH = 1024 * 1024  # bytes of memory that count as a sign of loading: less is noise of the allocator
@@ -67,7 +68,12 @@ class Watch:
                 await self._clock.sleep(self._loading_poll_s())
             else:
                 await self._look_at_service()
-                await self._clock.sleep(self._spec.probe_interval_s)
+                await self._clock.sleep(self._service_poll_s())
+
+    def _service_poll_s(self) -> float:
+        """One that missed a probe gets no work until it answers: it is asked often."""
+        every = self._spec.probe_interval_s
+        return every if self._backend.state.phase is Phase.READY else min(every, SUSPECT_POLL_S)
 
     def _loading_poll_s(self) -> float:
         return LOADING_POLL_S if self._runtime.has_process else self._spec.probe_interval_s

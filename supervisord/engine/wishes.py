@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from enum import StrEnum
 
-from supervisord.core.life import Phase
+from supervisord.core.life import After, BackendState, Phase
 from supervisord.engine.backend import Backend
 
 
@@ -13,6 +13,9 @@ class Answer(StrEnum):
 
     ADMITTED = "admitted"
     WITHDRAWN = "withdrawn"
+
+
+_BEGINNING = frozenset({Phase.STARTING, Phase.LOADING})
 
 
 class Wishes:
@@ -31,6 +34,13 @@ class Wishes:
 
     def settle(self, backends: Mapping[str, Backend]) -> None:
         """Forget what came true, or will not."""
-        phases = {name: backend.state.phase for name, backend in backends.items()}
-        self.admitted = {n for n in self.admitted if phases.get(n) in {Phase.STARTING, Phase.LOADING}}
-        self.insisted = {n for n in self.insisted if phases.get(n) in {Phase.STOPPED, Phase.STARTING, Phase.BACKOFF}}
+        states = {name: backend.state for name, backend in backends.items()}
+        self.admitted = {n for n in self.admitted if n in states and states[n].phase in _BEGINNING}
+        self.insisted = {n for n in self.insisted if n in states and _is_open(states[n])}
+
+
+def _is_open(state: BackendState) -> bool:
+    """Whether a wish that it should run can still come true: not yet, and not given up either."""
+    if state.phase in {Phase.DRAINING, Phase.STOPPING, Phase.UNKILLABLE}:
+        return state.after is After.AGAIN  # it is on its way out, and comes back at once
+    return state.phase in {Phase.STARTING, Phase.BACKOFF}

@@ -37,7 +37,7 @@ class World:
     released: Callable[[frozenset[int], float], bool]  # these pids hold no VRAM any more, measured since then
     look_now: Callable[[], None]  # take a fresh sample of memory
     places: Places
-    observe: Callable[[BackendSpec, Generation], None]  # learn what a generation takes
+    observe: Callable[[Generation], None]  # learn what a generation takes
     look_at: Callable[[BackendSpec], Awaitable[None]]  # read what the model's files say
     headroom: Callable[[], int]  # bytes that stay free on each GPU
     quantization: Callable[[BackendSpec], str | None]  # by the model's own files

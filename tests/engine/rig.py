@@ -1,11 +1,11 @@
 """The whole engine on a workstation in memory, where time passes only when a test says so."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 
 from supervisord.adapters.health import HttpProbe
 from supervisord.adapters.upstream import HttpUpstream
@@ -27,6 +27,8 @@ from supervisord.runtimes.base import BackendSpec, CommandOptions, MemoryNeed, R
 from tests.fakes.clock import FakeClock, fake_time
 from tests.fakes.engine import Machine, Manager, Probe, Processes
 from tests.fakes.store import MemoryStore
+
+Result = TypeVar("Result")
 
 CHAT = "/v1/chat/completions"
 RESERVE = GIB
@@ -178,3 +180,14 @@ async def _running(made: Rig, *, started: bool) -> AsyncIterator[Rig]:
             task.cancel()
     if failure is not None:
         raise failure
+
+
+@asynccontextmanager
+async def beside(work: Coroutine[Any, Any, Result]) -> AsyncIterator[asyncio.Task[Result]]:
+    """Something that goes on while the test does, and not beyond it."""
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))

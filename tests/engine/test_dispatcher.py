@@ -25,8 +25,8 @@ from tests.fakes.engine import LOADING
 STRANGER = 7
 
 
-def ranked(priority: Priority) -> Submission:
-    return Submission(CHAT, "m", b"{}", priority=priority)
+def ranked(model: str, priority: Priority) -> Submission:
+    return Submission(CHAT, model, b"{}", priority=priority)
 
 
 # --- one line for all names of a model -------------------------------------------------------------------------------
@@ -55,7 +55,7 @@ async def test_what_waits_for_a_backend_is_counted_over_all_its_models() -> None
         early = it.submit("m")
         await it.clock.advance(5)
         it.submit("alias")
-        it.submit("n", submission=ranked(Priority.HIGH))
+        it.submit("n", submission=ranked("n", Priority.HIGH))
         it.submit("z")
         now = it.clock.monotonic()
         found = outlook.waiting_for("b")
@@ -63,6 +63,17 @@ async def test_what_waits_for_a_backend_is_counted_over_all_its_models() -> None
         assert (found.rank, found.rank_since) == (now, now), "the high one is ordered before those that came earlier"
         found = outlook.waiting_for("a")
         assert (found.queued, found.due, found.rank_since) == (3, early.job.arrived, early.job.arrived)
+
+
+@pytest.mark.xfail(reason="Outlook.waiting_for: due is the arrival of who is first in line, not of the oldest")
+async def test_one_in_a_hurry_does_not_make_those_before_it_wait_longer() -> None:
+    async with rig(llama("a"), started=False) as it:
+        early = it.submit("a")
+        await it.clock.advance(25)
+        it.submit("a", submission=ranked("a", Priority.HIGH))
+        found = it.supervisor.dispatcher.outlook.waiting_for("a")
+        assert found.rank_since == it.clock.monotonic()
+        assert found.due == early.job.arrived
 
 
 async def test_whether_another_one_serves_them_is_told() -> None:
@@ -278,5 +289,3 @@ async def test_leases_of_a_generation_that_is_gone_are_ended_each_by_its_own_att
         it.processes.of("a").ends(1)
         await it.clock.advance(1)
         assert [reason for reason, _ in told] == [FailureReason.BACKEND_DIED] * 2
-
-

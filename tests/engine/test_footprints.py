@@ -61,10 +61,8 @@ def need(known: Footprints, spec: BackendSpec = SPEC, rung: int = 0) -> Need:
     return known.need(spec, rung, spec.footprint, gpus=CARD, reserve=GIB)
 
 
-def a_run(
-    vram: float | None = 6.0, ram: float | None = 1.0, load_s: float | None = 8.0, rung: int = 0
-) -> Generation:
-    run = Generation(1, rung, Footprint(), Address("127.0.0.1", 1))
+def a_run(vram: float | None = 6.0, ram: float | None = 1.0, load_s: float | None = 8.0, rung: int = 0) -> Generation:
+    run = Generation(1, rung, Footprint(), Address("127.0.0.1", 1), SPEC)
     run.peak_vram = None if vram is None else int(vram * GIB)
     run.peak_ram = None if ram is None else int(ram * GIB)
     run.loaded_in = load_s
@@ -75,7 +73,7 @@ async def test_what_was_learned_counts_more_than_what_is_estimated(store: Writes
     known = await footprints(store, FACTS)
     before = need(known)
     assert (before.vram_source, before.ram_source) == (Source.ESTIMATED, Source.ESTIMATED)
-    known.observe(SPEC, a_run(vram=6.5))
+    known.observe(a_run(vram=6.5))
     after = need(known)
     assert (after.vram, after.vram_source) == (int(6.5 * GIB), Source.LEARNED)
     assert (after.ram, after.ram_source, after.load_s) == (GIB, Source.LEARNED, 8.0)
@@ -97,8 +95,8 @@ async def test_what_earlier_lives_of_the_daemon_learned_is_known(store: Writes) 
 
 async def test_each_rung_and_each_configuration_is_known_by_itself(store: Writes) -> None:
     known = await footprints(store)
-    known.observe(SPEC, a_run(vram=7))
-    known.observe(SPEC, a_run(vram=5, rung=1))
+    known.observe(a_run(vram=7))
+    known.observe(a_run(vram=5, rung=1))
     assert (need(known).vram, need(known, rung=1).vram) == (7 * GIB, 5 * GIB)
     assert need(known, rung=2).vram_source is Source.UNKNOWN
     assert need(known, replace(SPEC, args=("--other",))).vram_source is Source.UNKNOWN
@@ -107,18 +105,18 @@ async def test_each_rung_and_each_configuration_is_known_by_itself(store: Writes
 
 async def test_only_news_is_written(store: Writes) -> None:
     known = await footprints(store)
-    known.observe(SPEC, a_run(vram=6, load_s=8))
+    known.observe(a_run(vram=6, load_s=8))
     for _ in range(10):
-        known.observe(SPEC, a_run(vram=6, load_s=8))
-    known.observe(SPEC, a_run(vram=5, load_s=8.5))
+        known.observe(a_run(vram=6, load_s=8))
+    known.observe(a_run(vram=5, load_s=8.5))
     assert len(store.written) == 1
-    known.observe(SPEC, a_run(vram=7, load_s=8))
+    known.observe(a_run(vram=7, load_s=8))
     assert [record.vram for record in store.written] == [6 * GIB, 7 * GIB]
 
 
 async def test_a_run_that_was_not_measured_teaches_nothing(store: Writes) -> None:
     known = await footprints(store, FACTS)
-    known.observe(SPEC, a_run(None, None, None))
+    known.observe(a_run(None, None, None))
     assert not store.written
     assert need(known).vram_source is Source.ESTIMATED
 
@@ -126,18 +124,18 @@ async def test_a_run_that_was_not_measured_teaches_nothing(store: Writes) -> Non
 async def test_trouble_with_the_store_costs_only_the_record(store: Writes) -> None:
     known = await footprints(store)
     store.broken = True
-    known.observe(SPEC, a_run(vram=6))
+    known.observe(a_run(vram=6))
     assert need(known).vram == 6 * GIB
     store.broken = False
-    known.observe(SPEC, a_run(vram=6))
+    known.observe(a_run(vram=6))
     assert not store.written, "known already: it is written with the next news"
-    known.observe(SPEC, a_run(vram=8))
+    known.observe(a_run(vram=8))
     assert [record.vram for record in store.written] == [8 * GIB]
 
 
 async def test_another_model_in_the_same_place_is_not_taken_for_the_old_one(store: Writes) -> None:
     known = await footprints(store, FACTS)
-    known.observe(SPEC, a_run(vram=6))
+    known.observe(a_run(vram=6))
     known._files.models[SPEC.model] = replace(FACTS, weights=9 * GIB)  # type: ignore[attr-defined]
     assert need(known).vram_source is Source.LEARNED, "it was not looked at again"
     await known.look_at(SPEC)

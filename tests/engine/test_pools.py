@@ -35,29 +35,29 @@ def pool(sample: HostSample | None, level: Level = OK, share: HostShare | None =
 
 def test_foreign_processes_are_named_and_what_nobody_shows_is_told() -> None:
     processes = (GpuProcess(1, 4 * GIB, "ours"), GpuProcess(2, 3 * GIB, "blender"))
-    found = gpu_pool(gpu(processes=processes), OK, VramLimits(), frozenset({1}))
+    found = gpu_pool(gpu(processes=processes), VramLimits(), frozenset({1}))
     assert found.foreign == (Holder(2, "blender", 3 * GIB),)
     assert found.unexplained == 2 * GIB
     assert (found.key, found.label, found.free, found.problem) == ("GPU-0", "gpu0", 14 * GIB, "")
 
 
 def test_a_process_without_a_figure_explains_any_amount() -> None:
-    assert gpu_pool(gpu(processes=(GpuProcess(1, None, "x"),)), OK, VramLimits(), frozenset()).unexplained == 0
+    assert gpu_pool(gpu(processes=(GpuProcess(1, None, "x"),)), VramLimits(), frozenset()).unexplained == 0
 
 
 def test_the_reserve_of_a_gpu_is_never_below_where_it_is_tight() -> None:
-    assert gpu_pool(gpu(), OK, VramLimits(reserve=2 * GIB), frozenset()).reserve == 2 * GIB
-    assert gpu_pool(gpu(), OK, VramLimits(reserve=0, tight_free=GIB), frozenset()).reserve == int(1.2 * GIB)
-    assert gpu_pool(gpu(), OK, VramLimits(reserve=0, tight_free=3 * GIB), frozenset()).reserve == 3 * GIB
+    assert gpu_pool(gpu(), VramLimits(reserve=2 * GIB), frozenset()).reserve == 2 * GIB
+    assert gpu_pool(gpu(), VramLimits(reserve=0, tight_free=GIB), frozenset()).reserve == int(1.2 * GIB)
+    assert gpu_pool(gpu(), VramLimits(reserve=0, tight_free=3 * GIB), frozenset()).reserve == 3 * GIB
 
 
 def test_a_card_that_is_tight_is_full_by_design_but_one_that_is_not_measured_is_a_problem() -> None:
-    assert not gpu_pool(gpu(), TIGHT, VramLimits(), frozenset()).problem
-    stale = gpu_pool(gpu(state=SensorState.STALE, problem="no answer"), OK, VramLimits(), frozenset())
+    assert not gpu_pool(gpu(), VramLimits(), frozenset()).problem
+    stale = gpu_pool(gpu(state=SensorState.STALE, problem="no answer"), VramLimits(), frozenset())
     assert "stale" in stale.problem
     assert "no answer" in stale.problem
     lost = GpuSample(0, "GPU-0", "Test", SensorState.LOST, 1.0)
-    assert gpu_pool(lost, OK, VramLimits(), frozenset()).problem == "it cannot be measured (lost)"
+    assert gpu_pool(lost, VramLimits(), frozenset()).problem == "it cannot be measured (lost)"
 
 
 def test_model_files_that_are_mapped_and_in_use_are_not_free() -> None:
