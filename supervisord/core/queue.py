@@ -26,6 +26,7 @@ class QueuePolicy:
 
 Key = tuple[float, int]
 
+FAR_ENOUGH = 64  # of a line: behind so many others a job is not the one that is late
 RETRY_SHORTEST_S = 1.0
 RETRY_LONGEST_S = 60.0  # both SDKs ignore a longer Retry-After (Anthropic's at 60 s, OpenAI's at 120 s)
 
@@ -111,6 +112,10 @@ class JobQueue:
         """The job that is next in the line of a route, and its key; None when nobody waits there."""
         keys = self._lines.get(line)
         return (self._jobs[keys[0]], keys[0]) if keys else None
+
+    def oldest_in(self, line: str) -> float | None:
+        """When the job that waits longest in a line arrived (monotonic), of the first FAR_ENOUGH in it."""
+        return min((self._jobs[key].arrived for key in self._lines.get(line, ())[:FAR_ENOUGH]), default=None)
 
     def expired(self, now: float) -> list[Job]:
         """Jobs that have waited for too long, longest overdue first. They stay until taken."""

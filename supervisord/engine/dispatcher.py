@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import assert_never
 
 from supervisord.core import life
-from supervisord.core.dispatch import Reject, Serve, Wait, Wake, choose
+from supervisord.core.dispatch import Choice, Reject, Serve, Wait, Wake, choose
 from supervisord.core.errors import (
     DeadlineExceededError,
     JobCancelledError,
@@ -71,7 +72,7 @@ class Dispatcher:
         self._returned = returned
 
     def route_by(self, routes: Routes) -> None:
-        """From now on these are the models. Jobs that wait go with their names; those of a model that is gone are refused."""
+        """From now on these are the models. Jobs that wait go with their names; without a model they are refused."""
         self.outlook.routes = routes
         for ticket in list(self._tickets.values()):
             try:
@@ -175,21 +176,28 @@ class Dispatcher:
         views = self.outlook.views(route, job)
         if kept:
             views = [replace(view, room=False) if view.name in kept else view for view in views]
-        match choose(job, route, views):
+        choice = choose(job, route, views)
+        if isinstance(choice, Wait):
+            # Small requests of other models must not take, one by one, the tokens that a large one waits for.
+            kept |= {view.name for view in views if view.phase is Phase.READY and not view.room}
+        self._follow(ticket, choice)
+
+    def _follow(self, ticket: Ticket, choice: Choice) -> None:
+        match choice:
             case Serve(backend=name, wake=other):
                 ticket.asked = name
-                self.outlook.backends[name].post(life.LeaseAsked(job.id, job.tokens))
+                self.outlook.backends[name].post(life.LeaseAsked(ticket.job.id, ticket.job.tokens))
                 if other:
-                    self._wake(other, job, modest=True)
+                    self._wake(other, ticket.job, modest=True)
             case Wake(backend=name, modest=modest):
                 ticket.waits_for = f"{name} is being started"
-                self._wake(name, job, modest=modest)
+                self._wake(name, ticket.job, modest=modest)
             case Wait(why=why):
                 ticket.waits_for = why
-                # Small requests of other models must not take, one by one, the tokens that a large one waits for.
-                kept |= {view.name for view in views if view.phase is Phase.READY and not view.room}
             case Reject(error=error):
                 self._refuse(ticket, error)
+            case _ as never:
+                assert_never(never)
 
     def _wake(self, name: str, job: Job, *, modest: bool) -> None:
         self.outlook.waker.wake(name, modest=modest, why=f"needed by job {job.id}")
@@ -281,7 +289,7 @@ class Dispatcher:
         self._timer = self._clock.call_at(due, self._expire)
 
     def _look_again(self) -> None:
-        """Somebody left the queue: who stood behind may fit where that one did not, and a place may be needed no more."""
+        """Somebody left the queue: who stood behind may fit where that one did not, and a place may not be needed."""
         self.pump()
         self.outlook.waker.touch_if_waiting()
 

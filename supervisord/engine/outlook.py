@@ -92,8 +92,10 @@ class Outlook:
                 continue
             job, key = head
             queued += self._queue.waiting_for(route.name)
-            others = any(self._is_up(name) for name in route.backends if name != backend)
-            due = job.arrived if found.due is None else min(job.arrived, found.due)
+            others = found.others_serve if found.queued else True
+            others = others and any(self._is_up(name) for name in route.backends if name != backend)
+            oldest = self._queue.oldest_in(route.name) or job.arrived
+            due = oldest if found.due is None else min(oldest, found.due)
             rank, since = (key[0], job.arrived)
             if found.rank is not None and found.rank <= rank:
                 rank, since = found.rank, found.rank_since or job.arrived

@@ -133,9 +133,10 @@ class Placer:
 
     def _pause(self) -> float | None:
         """How long the plan may stand if nothing changes; None: as long as it likes."""
-        if self.plan.look_again is None:
-            return None
-        return max(0.0, self.plan.look_again - self._clock.monotonic())
+        moments = [] if self.plan.look_again is None else [self.plan.look_again]
+        if self.plan.hold:
+            moments.append(self._looked + LOOK_EVERY_S)
+        return max(0.0, min(moments) - self._clock.monotonic()) if moments else None
 
     def review(self) -> None:
         """Make a plan of what is known now, and set about it."""
