@@ -40,6 +40,7 @@ JUDGED = frozenset({Phase.DRAINING, Phase.STOPPING, Phase.UNKILLABLE, Phase.PARK
 # Every event there is, in each of the forms that `step` tells apart.
 EVENTS: Mapping[str, life.Event] = {
     "StartAsked": life.StartAsked("why"),
+    "Readmitted": life.Readmitted("why"),
     "WakeAsked": life.WakeAsked("why"),
     "StopAsked (for good)": life.StopAsked("why", Want.DOWN),
     "StopAsked (until needed)": life.StopAsked("why", Want.ON_DEMAND),
@@ -63,6 +64,7 @@ EVENTS: Mapping[str, life.Event] = {
     "LeaseAsked": life.LeaseAsked("job"),
     "LeaseEnded": life.LeaseEnded(GENERATION, served=True),
     "LeaseEnded (failed)": life.LeaseEnded(GENERATION, served=False, failed=True),
+    "LeaseEnded (its client left)": life.LeaseEnded(GENERATION, served=False, job_id="job"),
 }
 
 Move = tuple[Phase, tuple[str, ...]]  # the next phase, and the names of the effects in order
@@ -71,11 +73,16 @@ Move = tuple[Phase, tuple[str, ...]]  # the next phase, and the names of the eff
 def essence(state: BackendState) -> BackendState:
     """`state` without what does not decide where it can go: when, how often, in which words."""
     cause = state.cause if state.phase in JUDGED else None
+    serves = state.phase in SERVING
     kept = None if cause is None else ExitCause(cause.kind, cause.kind, cause.permanent)
     return replace(
         state,
         since=NOW,
         deadline=None if state.deadline is None else NOW,
+        # The breaker's pause ends first: else its end would never be seen while something is in flight.
+        work_due=None if state.work_due is None else NOW + (state.open_until is not None),
+        open_until=NOW if serves and state.open_until is not None else None,
+        trial=state.trial if serves else "",
         generation=GENERATION,
         cause=kept,
         reason="",
@@ -86,7 +93,8 @@ def essence(state: BackendState) -> BackendState:
         served=0,
         share=1.0,
         eased=NOW,
-        failed_in_row=min(state.failed_in_row, POLICY.breaker) if state.phase in SERVING else 0,
+        stalled_s=POLICY.progress_s if serves and state.stalled_s else 0.0,
+        failed_in_row=min(state.failed_in_row, POLICY.breaker) if serves else int(state.on_trial),
     )
 
 

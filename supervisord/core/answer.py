@@ -42,17 +42,25 @@ class Refusal:
     retriable: bool
 
 
-def refusal(status: int, body: bytes) -> Refusal | None:
-    """What the status of a backend's answer says; None for a success."""
+# 503 is llama-server's "Loading model", 529 the "overloaded" of services elsewhere.
+_BUSY = frozenset({429, 503, 529})
+# What a service elsewhere says of our account with it (the key, the bill, the models it may use, its patience with us):
+# not the client's doing, and nothing that another backend would say.
+_OF_THE_ACCOUNT = frozenset({401, 402, 403, 404, 408})
+
+
+def refusal(status: int, body: bytes, *, elsewhere: bool = False) -> Refusal | None:
+    """What the status of a backend's answer says; None for a success. `elsewhere`: it is a service that is not ours."""
     if status < 400:
         return None
     if status == 400 and any(words in body for words in _TOO_LONG):
         return Refusal(FailureReason.CONTEXT_LENGTH_EXCEEDED, retriable=False)
-    if status in {429, 503}:  # 503 is llama-server's "Loading model"
+    if status in _BUSY:
         return Refusal(FailureReason.BACKEND_BUSY, retriable=True)
     if status == 500 and is_engine_death(body):
         return Refusal(FailureReason.BACKEND_DIED, retriable=True)
-    if status in {500, 502, 504}:  # llama.cpp survives "Compute error." and answers the next request
+    # llama.cpp survives "Compute error." and answers the next request; 501 says what this one cannot, and another may.
+    if status >= 500 or (elsewhere and status in _OF_THE_ACCOUNT):
         return Refusal(FailureReason.BACKEND_ERROR, retriable=True)
     return Refusal(FailureReason.REQUEST_REJECTED, retriable=False)
 

@@ -20,9 +20,11 @@ def step(state: BackendState, event: life.Event, policy: LifePolicy, now: float)
         case life.LeaseEnded():
             return leases.ended(state, event, policy, now)
         case life.StartAsked():
-            return _start_asked(state, event, now)
+            return _start_asked(state, event, policy, now)
+        case life.Readmitted():
+            return _readmitted(state, event), ()
         case life.WakeAsked():
-            return _wake_asked(state, event, now)
+            return _wake_asked(state, event, policy, now)
         case life.StopAsked():
             return _stop_asked(state, event, policy, now)
         case life.RestartAsked():
@@ -60,20 +62,27 @@ def step(state: BackendState, event: life.Event, policy: LifePolicy, now: float)
 # --- what operators, requests and the configuration ask for ----------------------------------------------------------
 
 
-def _start_asked(state: BackendState, event: life.StartAsked, now: float) -> Outcome:
+def _start_asked(state: BackendState, event: life.StartAsked, policy: LifePolicy, now: float) -> Outcome:
     wanted = replace(state, want=Want.UP)
     if state.phase in DOWN:
-        return moves.start(moves.forgiven(wanted), event.why, now)
+        return moves.start(moves.forgiven(wanted), event.why, policy, now)
     if state.phase in {Phase.DRAINING, Phase.STOPPING, Phase.UNKILLABLE} and state.after is After.STAY:
         return replace(wanted, after=After.AGAIN), ()
     return wanted, ()
 
 
-def _wake_asked(state: BackendState, event: life.WakeAsked, now: float) -> Outcome:
+def _readmitted(state: BackendState, event: life.Readmitted) -> BackendState:
+    if state.want is not Want.DOWN:
+        return state
+    reason = event.why if state.phase is Phase.STOPPED else state.reason  # on its way there: what it is stopped for
+    return replace(state, want=Want.ON_DEMAND, reason=reason)
+
+
+def _wake_asked(state: BackendState, event: life.WakeAsked, policy: LifePolicy, now: float) -> Outcome:
     if state.want is Want.DOWN:
         return state, ()
     if state.phase is Phase.STOPPED:
-        return moves.start(state, event.why, now)
+        return moves.start(state, event.why, policy, now)
     if state.phase in {Phase.DRAINING, Phase.STOPPING} and state.after is After.STAY:
         return replace(state, after=After.AGAIN), ()
     return state, ()
@@ -95,7 +104,7 @@ def _stop_asked(state: BackendState, event: life.StopAsked, policy: LifePolicy, 
 def _restart_asked(state: BackendState, event: life.RestartAsked, policy: LifePolicy, now: float) -> Outcome:
     wanted = replace(moves.forgiven(state), want=Want.UP, after=After.AGAIN)
     if state.phase in DOWN:
-        return moves.start(wanted, event.why, now)
+        return moves.start(wanted, event.why, policy, now)
     return moves.wind_down(wanted, event.why, policy, now)
 
 
@@ -104,7 +113,7 @@ def _reset_asked(state: BackendState, event: life.ResetAsked, policy: LifePolicy
     if state.phase is Phase.UNKILLABLE:
         return fresh, (life.Kill(state.generation),)
     if state.phase in {Phase.PARKED, Phase.BACKOFF}:
-        return moves.start(fresh, event.why, now)
+        return moves.start(fresh, event.why, policy, now)
     # The full footprint is to be tried now.
     if state.rung and state.phase in {Phase.STARTING, Phase.LOADING, Phase.READY, Phase.SUSPECT}:
         return moves.wind_down(replace(fresh, after=After.AGAIN), event.why, policy, now)
@@ -144,7 +153,8 @@ def _progressed(state: BackendState, event: life.Progressed, policy: LifePolicy,
         case Phase.LOADING:
             return replace(state, deadline=now + policy.load_stall_s), ()
         case Phase.READY:
-            return replace(state, stalled_s=0.0, deadline=moves.work_deadline(state.in_flight, 0.0, policy, now)), ()
+            due = moves.work_deadline(state.in_flight, 0.0, policy, now)
+            return replace(state, stalled_s=0.0, work_due=due, deadline=moves.earliest(due, state.open_until)), ()
         case Phase.SUSPECT:  # it does not answer, but tokens flow: slow is not hung
             return replace(state, stalled_s=0.0, deadline=now + policy.probe_hang_s), ()
         case _:
@@ -155,11 +165,9 @@ def _answered(state: BackendState, event: life.Answered, policy: LifePolicy, now
     if event.generation != state.generation:
         return state, ()
     if state.phase is Phase.LOADING:
-        ready = moves.enter(state, Phase.READY, "", now)
-        return replace(ready, ready_since=now, served=0), ()
+        return replace(moves.serve(state, policy, now), ready_since=now, served=0), ()
     if state.phase is Phase.SUSPECT:
-        due = moves.work_deadline(state.in_flight, state.stalled_s, policy, now)
-        return replace(moves.enter(state, Phase.READY, "", now), deadline=due), ()
+        return moves.serve(state, policy, now), ()
     return state, ()
 
 
@@ -234,6 +242,8 @@ def _deadline_reached(state: BackendState, policy: LifePolicy, now: float) -> Ou
         case Phase.LOADING:
             cause = ExitCause(CauseKind.LOAD_STALL, f"no sign of loading for {policy.load_stall_s:g} s")
             return moves.condemn(state, cause, FailureReason.BACKEND_HUNG, policy, now)
+        case Phase.READY if state.work_due is None or now < state.work_due:
+            return moves.half_opened(state), ()
         case Phase.READY:
             cause = ExitCause(CauseKind.HANG, f"work in flight, and nothing moved for {policy.progress_s:g} s")
             return moves.condemn(state, cause, FailureReason.BACKEND_HUNG, policy, now)
@@ -249,11 +259,11 @@ def _deadline_reached(state: BackendState, policy: LifePolicy, now: float) -> Ou
         case Phase.STOPPING:
             return moves.enter(state, Phase.UNKILLABLE, "a process of it survives SIGKILL", now), ()
         case Phase.BACKOFF:
-            return moves.start(state, state.reason, now)
+            return moves.start(state, state.reason, policy, now)
         case Phase.PARKED:
             # Re-armed for one try: the next failure parks it again.
             spent = replace(state, failures=(now,) * (policy.restart.max_failures - 1))
-            return moves.start(spent, "tried again after being parked", now)
+            return moves.start(spent, "tried again after being parked", policy, now)
         case Phase.STOPPED | Phase.STARTING | Phase.UNKILLABLE:
             return replace(state, deadline=None), ()
         case _ as never:

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from supervisord.core.memory import GIB, MIB
 from supervisord.core.record import FootprintRecord
+from supervisord.core.tenancy import gib
 
 
 class Source(StrEnum):
@@ -23,7 +24,8 @@ class Source(StrEnum):
 class Need:
     """What a backend takes at its peak, in bytes over all its processes and GPUs; None: it cannot be told.
 
-    `ram` is resident memory, mapped files among it. `load_s` is how long its start takes, in seconds.
+    `ram` is resident memory, mapped files among it. `load_s` is how long its start takes, in seconds. `contradicts`:
+    how the VRAM that is configured was proved too small, for people; empty: it was not.
     """
 
     vram: int | None
@@ -31,6 +33,7 @@ class Need:
     load_s: float
     vram_source: Source = Source.ESTIMATED
     ram_source: Source = Source.ESTIMATED
+    contradicts: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,13 +147,33 @@ def _share(facts: ModelFacts, offload: Offload) -> float:
 
 
 def settled(vram: int | None, ram: int | None, learned: FootprintRecord | None, estimated: Need) -> Need:
-    """Each figure from its most dependable source: configured (`vram`, `ram`), else learned, else estimated."""
+    """Each figure from its most dependable source: configured (`vram`, `ram`), else learned, else estimated.
+
+    VRAM is never less than was measured: whoever starts on such a promise runs into the end of the card each time. RAM
+    may be: pages of mapped files are in what was measured, and the kernel takes them back.
+    """
     learned_vram, learned_ram, load_s = (
         (None, None, None) if learned is None else (learned.vram, learned.ram, learned.load_s)
     )
-    best_vram, vram_source = _best(vram, learned_vram, estimated.vram)
+    believed, contradicts = _checked(vram, learned_vram)
+    best_vram, vram_source = _best(believed, learned_vram, estimated.vram)
     best_ram, ram_source = _best(ram, learned_ram, estimated.ram)
-    return Need(best_vram, best_ram, estimated.load_s if load_s is None else load_s, vram_source, ram_source)
+    return Need(
+        best_vram,
+        best_ram,
+        estimated.load_s if load_s is None else load_s,
+        vram_source,
+        ram_source,
+        contradicts,
+    )
+
+
+def _checked(configured: int | None, learned: int | None) -> tuple[int | None, str]:
+    """The configured figure, None where more was measured; and that in words, where words can tell the two apart."""
+    if configured is None or learned is None or learned <= configured:
+        return configured, ""
+    said, took = gib(configured), gib(learned)
+    return None, f"says {said}, took {took}" if said != took else ""
 
 
 def _best(configured: int | None, learned: int | None, estimated: int | None) -> tuple[int | None, Source]:

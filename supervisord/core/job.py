@@ -61,7 +61,8 @@ class Submission:
     """What a validated request asks for. Nothing later looks at HTTP again.
 
     `body` goes to the backend as it came. `patience_s` is how long the client waits by its own word (its SDK's
-    read time-out), `deadline_s` what it asked for with X-Deadline; both count from arrival, in seconds.
+    read time-out), `deadline_s` what it asked for with X-Deadline; both count from arrival, in seconds. `max_tokens` is
+    the longest answer by any name that a backend may go by, negative: without an end; `choices` how many of them.
     """
 
     endpoint: str
@@ -71,6 +72,7 @@ class Submission:
     priority: Priority = Priority.NORMAL
     client: str = ""
     max_tokens: int | None = None
+    choices: int = 1
     temperature: float | None = None
     patience_s: float | None = None
     deadline_s: float | None = None

@@ -6,7 +6,6 @@ Used by `core.backend.step`, and by whoever must know beforehand whether a lease
 from dataclasses import replace
 
 from supervisord.core import life, moves
-from supervisord.core.exits import CauseKind, ExitCause
 from supervisord.core.life import BackendState, LifePolicy, Outcome, Phase
 
 # The share follows the server's congestion as TCP's window follows the network's: down by a factor, up by a step. What
@@ -22,11 +21,11 @@ SERVING = frozenset({Phase.READY, Phase.SUSPECT})
 
 def room(state: BackendState, policy: LifePolicy, tokens: int) -> bool:
     """Whether a lease for a request of that many `tokens` (prompt and longest answer) would be granted now."""
-    if state.phase is not Phase.READY:
+    if state.phase is not Phase.READY or state.open_until is not None or state.trial:
         return False
     if not state.in_flight:
         return True  # alone it may be larger than the whole budget: the server is the judge of that
-    if state.on_trial or state.in_flight >= int(policy.slots * state.share):
+    if state.in_flight >= int(policy.slots * state.share):
         return False
     budget = state.capacity if policy.token_budget is None else policy.token_budget
     return budget is None or state.tokens + tokens <= budget * state.share
@@ -36,8 +35,15 @@ def asked(state: BackendState, event: life.LeaseAsked, policy: LifePolicy, now: 
     """Grant or refuse."""
     if not room(state, policy, event.tokens):
         return state, (life.RefuseLease(event.job_id),)
-    deadline = state.deadline if state.in_flight else moves.work_deadline(1, state.stalled_s, policy, now)
-    busy = replace(state, in_flight=state.in_flight + 1, tokens=state.tokens + event.tokens, deadline=deadline)
+    due = state.work_due if state.in_flight else moves.work_deadline(1, state.stalled_s, policy, now)
+    busy = replace(
+        state,
+        in_flight=state.in_flight + 1,
+        tokens=state.tokens + event.tokens,
+        trial=event.job_id if state.on_trial else "",
+        work_due=due,
+        deadline=due,  # its breaker is not open
+    )
     return busy, (life.GrantLease(event.job_id, state.generation),)
 
 
@@ -47,37 +53,39 @@ def ended(state: BackendState, event: life.LeaseEnded, policy: LifePolicy, now: 
         return state, ()
     left = state.in_flight - 1
     progress = event.served and state.phase is Phase.READY
+    due = moves.work_deadline(left, 0.0, policy, now) if progress else state.work_due
     freed = replace(
         state,
         in_flight=left,
         tokens=max(0, state.tokens - event.tokens) if left else 0,
         served=state.served + event.served,
         failed_in_row=0 if event.served else state.failed_in_row + event.failed,
-        on_trial=state.on_trial and not event.served,
+        trial=state.trial if left and event.job_id != state.trial else "",
         stalled_s=0.0 if progress else state.stalled_s,
-        deadline=moves.work_deadline(left, 0.0, policy, now) if progress else state.deadline,
+        work_due=due,
+        deadline=moves.earliest(due, state.open_until) if progress else state.deadline,
     )
-    if progress:
-        return freed, ()
-    if event.failed and state.phase in SERVING and _breaks(freed, policy):
-        return _opened(freed, policy, now)
-    if state.phase is Phase.READY:
+    if state.phase is Phase.READY and not left and not progress:
         # A client that gave up is no progress: a hung server must not be kept by clients that leave in time.
-        return freed if left else replace(moves.with_stall_counted(freed, policy, now), deadline=None), ()
+        freed = replace(moves.with_stall_counted(freed, policy, now), work_due=None, deadline=state.open_until)
+    judged = _judged(freed, event, policy, now)
     if state.phase is Phase.DRAINING and left == 0:
-        return moves.terminate(freed, state.reason, policy, now)
-    return freed, ()
+        return moves.terminate(judged, state.reason, policy, now)
+    return judged, ()
+
+
+def _judged(state: BackendState, event: life.LeaseEnded, policy: LifePolicy, now: float) -> BackendState:
+    """What the end of a request means to the breaker: whatever succeeds closes it, also what began before."""
+    if event.served:
+        return moves.closed(state)
+    is_open = state.open_until is not None
+    if event.failed and not is_open and state.phase in SERVING and _breaks(state, policy):
+        return moves.opened(state, event.draw, policy, now)
+    return state
 
 
 def _breaks(state: BackendState, policy: LifePolicy) -> bool:
     return state.on_trial or 0 < policy.breaker <= state.failed_in_row
-
-
-def _opened(state: BackendState, policy: LifePolicy, now: float) -> Outcome:
-    """No more requests for a while; those in flight may finish, and the next generation is tried with one at a time."""
-    failed = f"{state.failed_in_row} requests failed in a row" if state.failed_in_row > 1 else "a request failed"
-    summary = f"{failed}, the one it was tried with" if state.on_trial else failed
-    return moves.retire(replace(state, on_trial=True), ExitCause(CauseKind.CRASH, summary), policy, now)
 
 
 def measured(state: BackendState, event: life.Measured, now: float) -> Outcome:

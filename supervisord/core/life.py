@@ -72,6 +72,7 @@ class BackendState:
     want: Want = Want.ON_DEMAND
     since: float = 0.0
     deadline: float | None = None
+    work_due: float | None = None  # while it is ready and works: when something must have moved
     generation: int = 0
     rung: int = 0
     in_flight: int = 0
@@ -80,7 +81,7 @@ class BackendState:
     cause: ExitCause | None = None  # why the last generation that ended did so
     reason: str = ""  # why the backend is in this phase, for people
     failures: tuple[float, ...] = ()  # when starts failed, within the window
-    streak: int = 0  # failures since the last stable service: the exponent of the backoff
+    streak: int = 0  # failures since the last stable service: the exponent of every backoff
     restarts: int = 0
     ready_since: float | None = None
     served: int = 0  # requests this generation served
@@ -89,7 +90,9 @@ class BackendState:
     share: float = 1.0  # of slots and tokens that are given out: less while the server is congested
     eased: float = 0.0  # when `share` last changed
     failed_in_row: int = 0  # requests
-    on_trial: bool = False  # after its breaker was open: one request at a time until one succeeds
+    on_trial: bool = False  # since its breaker opened: one request at a time until one succeeds
+    open_until: float | None = None  # while its breaker is open: no request at all
+    trial: str = ""  # the job that it is tried with
     stalled_s: float = 0.0  # how long it has had work without any progress, over all requests since the last progress
 
 
@@ -99,6 +102,13 @@ class BackendState:
 @dataclass(frozen=True, slots=True)
 class StartAsked:
     """By an operator, or by the configuration when the daemon starts."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Readmitted:
+    """It was stopped for good and is to serve again, when a request needs it: it is back in the configuration."""
 
     why: str
 
@@ -229,10 +239,13 @@ class LeaseEnded:
     served: bool
     tokens: int = 0
     failed: bool = False
+    job_id: str = ""
+    draw: float = 1.0  # uniform in [0, 1), for the jitter of the breaker's backoff; 1: nobody drew
 
 
 Event = (
     StartAsked
+    | Readmitted
     | WakeAsked
     | StopAsked
     | RestartAsked

@@ -21,57 +21,102 @@ def work_deadline(in_flight: int, stalled_s: float, policy: LifePolicy, now: flo
 
 def with_stall_counted(state: BackendState, policy: LifePolicy, now: float) -> BackendState:
     """`state` with the time that has passed without progress kept, before its deadline is given up."""
-    if state.deadline is None:
+    if state.work_due is None:
         return state
-    return replace(state, stalled_s=max(state.stalled_s, policy.progress_s - (state.deadline - now)))
+    return replace(state, stalled_s=max(state.stalled_s, policy.progress_s - (state.work_due - now)))
 
 
 def enter(state: BackendState, phase: Phase, reason: str, now: float) -> BackendState:
-    return replace(state, phase=phase, since=now, reason=reason, deadline=None, stop=None)
+    return replace(state, phase=phase, since=now, reason=reason, deadline=None, work_due=None, stop=None)
 
 
-def start(state: BackendState, why: str, now: float) -> Outcome:
+def serve(state: BackendState, policy: LifePolicy, now: float) -> BackendState:
+    """Ready, or ready again, with its breaker as it was left."""
+    ready = enter(state, Phase.READY, "", now)
+    is_open = state.open_until is not None and state.open_until > now
+    due = work_deadline(state.in_flight, state.stalled_s, policy, now)
+    return armed(replace(ready, work_due=due, open_until=state.open_until if is_open else None))
+
+
+def start(state: BackendState, why: str, policy: LifePolicy, now: float) -> Outcome:
     generation = state.generation + 1
+    rung = min(state.rung, policy.rungs)  # the ladder may have become shorter
     starting = enter(state, Phase.STARTING, why, now)
     fresh = replace(
         starting,
         generation=generation,
+        rung=rung,
         after=After.STAY,
         ready_since=None,
         served=0,
         stalled_s=0.0,
-        in_flight=0,
-        tokens=0,
         capacity=None,
         share=1.0,
         eased=now,
-        failed_in_row=0,
+        failed_in_row=state.failed_in_row if state.on_trial else 0,
+        open_until=None,  # the next one is on trial at once: to start it took its time
     )
-    return fresh, (life.Spawn(generation, state.rung),)
+    return _emptied(fresh), (life.Spawn(generation, rung),)
+
+
+def _emptied(state: BackendState) -> BackendState:
+    return replace(state, in_flight=0, tokens=0, trial="")
 
 
 def forgiven(state: BackendState) -> BackendState:
-    return replace(state, failures=(), streak=0, on_trial=False)
+    return closed(replace(state, failures=(), streak=0))
+
+
+# --- the breaker -----------------------------------------------------------------------------------------------------
+
+
+def earliest(*moments: float | None) -> float | None:
+    return min((moment for moment in moments if moment is not None), default=None)
+
+
+def armed(state: BackendState) -> BackendState:
+    """`state`, if it is ready, with the deadline and the reason that its work and its breaker give it."""
+    if state.phase is not Phase.READY:
+        return state
+    return replace(state, deadline=earliest(state.work_due, state.open_until), reason=_why_not_all(state))
+
+
+def _why_not_all(state: BackendState) -> str:
+    if not state.on_trial:
+        return ""
+    failed = "a request failed" if state.failed_in_row == 1 else f"{state.failed_in_row} requests failed in a row"
+    return f"{failed}: " + ("tried with one at a time" if state.open_until is None else "no more are sent for a while")
+
+
+def opened(state: BackendState, draw: float, policy: LifePolicy, now: float) -> BackendState:
+    """No more requests for a while; those in flight go on. Then one at a time, until one succeeds."""
+    streak = state.streak + 1
+    until = now + delay(streak, draw, policy.restart)
+    return armed(replace(state, on_trial=True, trial="", streak=streak, open_until=until))
+
+
+def half_opened(state: BackendState) -> BackendState:
+    return armed(replace(state, open_until=None))
+
+
+def closed(state: BackendState) -> BackendState:
+    if not state.on_trial:
+        return state
+    return armed(replace(state, on_trial=False, trial="", streak=0, failed_in_row=0, open_until=None))
+
+
+# --- ending a generation ---------------------------------------------------------------------------------------------
 
 
 def wind_down(state: BackendState, why: str, policy: LifePolicy, now: float) -> Outcome:
     """Stop a backend that has a process: drain it first where it serves somebody."""
     if state.phase in {Phase.DRAINING, Phase.STOPPING, Phase.UNKILLABLE}:
         return state, ()
-    # The generation that is asked to go has not failed yet.
-    return _drain(replace(state, cause=None), why, policy, now)
-
-
-def retire(state: BackendState, cause: ExitCause, policy: LifePolicy, now: float) -> Outcome:
-    """End a serving generation that has proved no good, with what it has in flight finished."""
-    return _drain(replace(state, cause=cause, after=After.JUDGE), cause.summary, policy, now)
-
-
-def _drain(state: BackendState, why: str, policy: LifePolicy, now: float) -> Outcome:
+    blameless = replace(state, cause=None)  # the generation that is asked to go has not failed yet
     if state.phase in {Phase.READY, Phase.SUSPECT} and state.in_flight:
-        draining = enter(state, Phase.DRAINING, why, now)
+        draining = enter(blameless, Phase.DRAINING, why, now)
         return replace(draining, deadline=now + policy.drain_s), ()
-    return terminate(state, why, policy, now)
+    return terminate(blameless, why, policy, now)
 
 
 def terminate(state: BackendState, why: str, policy: LifePolicy, now: float) -> Outcome:
@@ -125,9 +170,9 @@ def settle(state: BackendState, draw: float, policy: LifePolicy, now: float) -> 
 def _what_follows(state: BackendState, draw: float, policy: LifePolicy, now: float) -> Outcome:
     match state.after:
         case After.STAY:
-            return enter(replace(state, in_flight=0, tokens=0), Phase.STOPPED, state.reason, now), ()
+            return enter(_emptied(state), Phase.STOPPED, state.reason, now), ()
         case After.AGAIN:
-            return start(state, state.reason, now)
+            return start(state, state.reason, policy, now)
         case After.JUDGE:
             return _judge(state, draw, policy, now)
         case _ as never:
@@ -137,7 +182,7 @@ def _what_follows(state: BackendState, draw: float, policy: LifePolicy, now: flo
 def _judge(state: BackendState, draw: float, policy: LifePolicy, now: float) -> Outcome:
     """A generation ended unasked: once more, smaller, later, or not at all."""
     cause = state.cause or ExitCause(CauseKind.CRASH, "it ended, and nothing tells why")
-    ended = replace(state, restarts=state.restarts + 1, in_flight=0, tokens=0, cause=cause)
+    ended = replace(_emptied(state), restarts=state.restarts + 1, cause=cause)
     if cause.kind is CauseKind.DEVICE_LOST:  # no pause brings a GPU back within seconds, and no budget is to blame
         return park(ended, cause.summary, policy, now), ()
     counted = _counted(ended, policy, now)
@@ -145,7 +190,7 @@ def _judge(state: BackendState, draw: float, policy: LifePolicy, now: float) -> 
         return enter(counted, Phase.PARKED, cause.summary, now), ()
     if cause.is_oom:
         if state.rung < policy.rungs:
-            return start(replace(counted, rung=state.rung + 1), cause.summary, now)
+            return start(replace(counted, rung=state.rung + 1), cause.summary, policy, now)
         return park(counted, f"{cause.summary}; no smaller footprint is left", policy, now), ()
     if exhausted(counted.failures, policy.restart):
         why = f"{len(counted.failures)} failures within {policy.restart.window_s:g} s; the last: {cause.summary}"

@@ -8,12 +8,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from supervisord.core.errors import TokenLimitError
-from supervisord.core.request import ENDPOINTS
+from supervisord.core.request import ENDPOINTS, LENGTHS
 from supervisord.core.routing import Parameters
 
 # The newer name is OpenAI's for chat alone; every server still knows the older one, at every door.
 MAX_TOKENS = "max_tokens"
-_LIMITS = frozenset({MAX_TOKENS, "max_completion_tokens"})
+_LENGTHS = frozenset(LENGTHS)
 
 INCLUDE_USAGE = "include_usage"
 _CONTINUOUS = "continuous_usage_stats"  # vLLM's own: usage in every chunk, and only together with include_usage
@@ -38,8 +38,8 @@ class Edits:
 def check(parameters: Parameters, max_tokens: int | None) -> None:
     """Raises TokenLimitError when more tokens are asked for than the model's limit.
 
-    `max_tokens` is what the client wrote; None: nothing, and then `edits` fills in the default or the limit. A negative
-    number means an endless answer to llama.cpp.
+    `max_tokens` is the most that the client wrote by any name; None: nothing, and then `edits` fills in the default or
+    the limit. A negative number means an endless answer to llama.cpp.
     """
     limit = parameters.max_tokens_limit
     if limit is None or max_tokens is None or 0 <= max_tokens <= limit:
@@ -54,8 +54,9 @@ def check(parameters: Parameters, max_tokens: int | None) -> None:
 def edits(parameters: Parameters, members: Collection[str], endpoint: str, max_tokens: int | None) -> Edits:
     """What the configuration of a model changes in a request that was checked.
 
-    `members` are the names of what the client wrote, `max_tokens` its limit by either name (None: neither, or null).
-    `strip` takes out first, then `default` fills in what is not there, then `set` overrides whatever is.
+    `members` are the names of what the client wrote, `max_tokens` its limit by any name (None: none, or null). `strip`
+    takes out first, then `default` fills in what is not there, then `set` overrides whatever is; a length under all of
+    its names.
     """
     if parameters.changes_nothing:
         return Edits()
@@ -63,11 +64,12 @@ def edits(parameters: Parameters, members: Collection[str], endpoint: str, max_t
     there = set(members) - stripped
     filled = {name: text for name, text in parameters.default.items() if name not in there}
     changed = {**filled, **parameters.set}
-    limited = _LIMITS & changed.keys() or (max_tokens is not None and _LIMITS & there)
+    limited = _LENGTHS & changed.keys() or (max_tokens is not None and _LENGTHS & there)
     fallback = parameters.max_tokens_default or parameters.max_tokens_limit
     if fallback is not None and not limited and ENDPOINTS[endpoint].streams:  # the others generate nothing
         changed[MAX_TOKENS] = str(fallback)
-    return Edits(changed, stripped - changed.keys())
+    overruled = _LENGTHS & there if _LENGTHS & parameters.set.keys() else frozenset[str]()
+    return Edits(changed, (stripped | overruled) - changed.keys())
 
 
 def upstream(model: str = "", *, include_usage: bool = False, stream_options: str | None = None) -> Edits:

@@ -207,10 +207,21 @@ class _Draft:
         for victim in victims:
             if victim.in_flight == 0:
                 self._leave[victim.name] = f"makes room for {newcomer.name} on {place}"
-            else:
+            elif (patience := self._patience(victim)) is None or self._now < patience:
                 self._close[victim.name] = f"finishes what it has begun, and makes room for {newcomer.name} on {place}"
+            else:
+                limit = f"{self._policy.finish_s:g} s"
+                self._leave[victim.name] = f"makes room for {newcomer.name} on {place}, and did not finish in {limit}"
         names = listed([v.name for v in victims])
         self._hold[newcomer.name] = f"waits for {names} to make room on {place}"
+
+    def _patience(self, victim: Tenant) -> float | None:
+        """Until when one that is closed may finish what it has begun; None: for as long as it takes."""
+        if self._policy.finish_s is None:
+            return None
+        since = self._now if victim.closed_since is None else victim.closed_since
+        self._moments.append(since + self._policy.finish_s)
+        return since + self._policy.finish_s
 
     def _promise(self, newcomer: Tenant, victims: Sequence[Tenant], missing: Iterable[str], *, overdue: bool) -> None:
         """Nobody behind may take the room that is being made."""

@@ -39,8 +39,14 @@ ENDPOINTS: Mapping[str, Endpoint] = {
     )
 }
 
+# The names of the longest answer. llama-server goes by n_predict, its own, then by the newer of OpenAI's, then by the
+# older (`n_predict` with its aliases, tools/server/server-schema.cpp); vLLM knows OpenAI's two.
+LENGTHS = ("n_predict", "max_completion_tokens", "max_tokens")
+# How many answers to each prompt: OpenAI's name; what may be sampled to choose from; llama-server's own name.
+CHOICES = ("n", "best_of", "n_cmpl")
+
 # The members whose values validation reads; of all others only the kind is told.
-SCALARS = ("model", "stream", "max_tokens", "max_completion_tokens", "temperature")
+SCALARS = ("model", "stream", "temperature", *LENGTHS, *CHOICES)
 
 LONGEST_NAME = 256
 LARGEST_INTEGER = 2**63 - 1  # what the store's columns hold
@@ -62,7 +68,6 @@ def submission(endpoint: Endpoint, body: bytes, members: Mapping[str, Value], he
     stream = _boolean(members, "stream")
     if stream and not endpoint.streams:
         raise InvalidRequestError(f"{endpoint.path} does not stream.", param="stream")
-    limit = _integer(members, "max_completion_tokens")
     return Submission(
         endpoint=endpoint.path,
         model=_model(members),
@@ -70,7 +75,8 @@ def submission(endpoint: Endpoint, body: bytes, members: Mapping[str, Value], he
         stream=stream,
         priority=_priority(headers),
         client=_client(headers),
-        max_tokens=limit if limit is not None else _integer(members, "max_tokens"),
+        max_tokens=_longest(members),
+        choices=_choices(members),
         temperature=_number(members, "temperature"),
         patience_s=_lenient_seconds(headers, "x-stainless-read-timeout"),
         deadline_s=_seconds(headers, "x-deadline"),
@@ -100,6 +106,22 @@ def _integer(members: Mapping[str, Value], name: str) -> int | None:
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST_INTEGER:
         return value
     raise InvalidRequestError(f'"{name}" must be a whole number below 2^63.', param=name)
+
+
+def _longest(members: Mapping[str, Value]) -> int | None:
+    """The most that any of the names asks for, whichever a backend goes by; below 0 (no end) is more than all."""
+    written = [length for name in LENGTHS if (length := _integer(members, name)) is not None]
+    return min(written) if min(written, default=0) < 0 else max(written, default=None)
+
+
+def _choices(members: Mapping[str, Value]) -> int:
+    most = 1
+    for name in CHOICES:
+        number = _integer(members, name)
+        if number is not None and number < 1:
+            raise InvalidRequestError(f'"{name}" must be a whole number above 0.', param=name)
+        most = max(most, number or 1)
+    return most
 
 
 def _number(members: Mapping[str, Value], name: str) -> float | None:

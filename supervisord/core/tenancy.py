@@ -69,6 +69,7 @@ class Tenant:
     lasting: bool = False  # it is to run whether or not anybody asks: configured so, or started by an operator
     insisted: bool = False  # an operator asked, and it has not run since: others make room for it
     modest: bool = False  # it only helps out others that serve the same: nobody makes room for it
+    closed_since: float | None = None  # since when it gets no new work, to make room; None: it gets some
     pinned: bool = False
     priority: int = 0  # the higher stays longer
     idle_since: float = 0.0  # when its last request ended, or it became ready; known also after it has left
@@ -116,10 +117,15 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class PlacementPolicy:
-    """`linger`: an idle backend is let go for another only after that long, in case its clients come right back."""
+    """Durations in seconds.
+
+    `linger_s`: an idle backend is let go for another only after that long, in case its clients come right back.
+    `finish_s`: one that gets no new work may finish what it has begun for that long; None: for as long as it takes.
+    """
 
     linger_s: float = 1.0  # at the most, and never more than a tenth of what the change of places costs
     linger_share: float = 0.1
+    finish_s: float | None = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +133,7 @@ class Plan:
     """What to do now. Names of backends; texts are for people."""
 
     admit: tuple[str, ...] = ()  # start these
-    leave: Mapping[str, str] = field(default_factory=dict)  # nothing in flight: stop these, and why
+    leave: Mapping[str, str] = field(default_factory=dict)  # stop these, and why: idle, or out of time to finish
     close: Mapping[str, str] = field(default_factory=dict)  # give these no new work, so that they become idle, and why
     hold: Mapping[str, str] = field(default_factory=dict)  # these wait for their place, and what for
     withdraw: Mapping[str, str] = field(default_factory=dict)  # these need no place any more, and why

@@ -87,15 +87,17 @@ class Backend:
         """Another description of the same backend: at once where nothing has to be started anew for it."""
         # What waits for a start already waits on: the process that is there was not started as described now.
         at_once = self._next is None and not restart
+        down, known = self.state.phase in DOWN, self._scale
         self._next = spec
-        if at_once or self.state.phase in DOWN:
+        if at_once or down:
             self._take_next()
         if not restart:
+            self._scale.remember(known)
+            self._actor.policy = self._life_policy()
             return
         why = "its configuration changed"
-        if self.state.want is Want.UP or self.state.phase is Phase.PARKED:
-            self.post(life.ResetAsked(why))
-        if self.state.want is Want.UP and self.state.phase not in DOWN:
+        self.post(life.ResetAsked(why))  # it begins on its first rung; one that had failed is started
+        if self.state.want is Want.UP and not down:
             self.post(life.RestartAsked(why))
         if self.state.want is Want.ON_DEMAND:  # the next request loads it as it is then
             self.post(life.StopAsked(why, Want.ON_DEMAND))
@@ -191,6 +193,8 @@ class Backend:
         """False when its place was given up while it waited for it. Raises SpawnError."""
         await self._launcher.check()
         await self._world.look_at(self.spec)  # its model's file may be another one by now
+        if self.state.phase is not Phase.STARTING:  # asked to stop meanwhile, when there was no wish to give up yet
+            return False
         if not await self._world.places.admit(self.name):
             return False
         prepared = await self._launcher.prepare(generation.number, generation.footprint)
@@ -287,7 +291,8 @@ class Backend:
         clock = self._world.clock
         pids = generation.pids
         gone_at = clock.monotonic()
-        while not self._world.released(pids, gone_at) and clock.monotonic() < gone_at + RELEASE_LIMIT_S:
+        has_any = generation.pid is not None  # an address that is not ours holds nothing here
+        while has_any and not self._world.released(pids, gone_at) and clock.monotonic() < gone_at + RELEASE_LIMIT_S:
             generation.note = "waits for its VRAM to be measured free"
             self._world.look_now()
             await clock.sleep(RELEASE_POLL_S)

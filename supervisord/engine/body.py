@@ -24,11 +24,14 @@ def edited(body: bytes, edits: Edits) -> bytes:
 
 
 def shaped(wanted: Parameters, submission: Submission) -> Submission:
-    """A submission with its model's parameters set, filled in and stripped. Raises TokenLimitError."""
+    """A submission with its model's parameters set, filled in and stripped. Raises TokenLimitError.
+
+    Where there is a limit each member is sent once, as it was checked: which of two a server goes by is its own affair.
+    """
     parameters.check(wanted, submission.max_tokens)
     there = frozenset(_MEMBERS.decode(submission.body))
     edits = parameters.edits(wanted, there, submission.endpoint, submission.max_tokens)
-    if not edits:
+    if not edits and wanted.max_tokens_limit is None:
         return submission
     limit = submission.max_tokens
     if (text := edits.set.get(parameters.MAX_TOKENS, "")).isdecimal():

@@ -35,6 +35,7 @@ class Census:
         self._outlook = outlook
         self._footprints = footprints
         self.backends: Mapping[str, Backend] = {}
+        self.closed_since: Mapping[str, float] = {}  # by the plans so far
 
     def tenants(self) -> list[Tenant]:
         """Every backend that takes memory here, as it is at this moment."""
@@ -71,6 +72,7 @@ class Census:
             max_wait_s=spec.max_wait_s,
             min_residence_s=spec.min_residence_s,
             ttl_s=spec.ttl_s,
+            closed_since=self.closed_since.get(name),
         )
 
     def standing_of(self, backend: Backend) -> Standing:

@@ -1,6 +1,7 @@
 """The only consumer of the queue: matches the jobs that wait with the backends that have room."""
 
 import asyncio
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import assert_never
@@ -237,7 +238,14 @@ class Dispatcher:
             seconds = self._clock.monotonic() - lease.granted
             mean = self._seconds_per_job
             self._seconds_per_job = seconds if mean is None else mean + PACE_WEIGHT * (seconds - mean)
-        ended = life.LeaseEnded(lease.generation.number, served=served, tokens=lease.job.tokens, failed=failed)
+        ended = life.LeaseEnded(
+            lease.generation.number,
+            served=served,
+            tokens=lease.job.tokens,
+            failed=failed,
+            job_id=lease.job.id,
+            draw=random.random(),  # noqa: S311 - jitter, not a secret
+        )
         lease.backend.post(ended)
         self._returned()
         self.pump()

@@ -43,6 +43,7 @@ _ERRORS: dict[FailureReason, type[AttemptFailedError]] = {
 }
 
 
+BUSY_PAUSE_S = 1.0  # before a backend is asked again that was too busy and did not say for how long
 LOG_LAG_S = 0.05  # until a line that a server printed before its answer has been read
 
 
@@ -155,10 +156,14 @@ class Gateway:
             if outcome.status is not JobStatus.DONE and outcome.reason in _SUSPICIOUS:
                 # Its exit may not have been told yet: no job is sent to it before it answers a probe again.
                 lease.backend.post(life.ProbeMissed(lease.generation.number, outcome.detail))
-            if outcome.retriable and course.job.attempts < attempts and not self.closed:
+            if (
+                outcome.retriable
+                and not self.closed
+                and (course.job.attempts < attempts or self._holds(course, outcome))
+            ):
                 self._tell_retry(course, lease, outcome)
                 course.queued_at = self._clock.monotonic()
-                ticket = self._dispatcher.retry(lease, course.job)
+                ticket = await self._queued_again(course, lease, outcome)
                 continue
             done = outcome.status is JobStatus.DONE
             self._dispatcher.give_back(lease, served=done, failed=outcome.reason in _BLAMED)
@@ -183,6 +188,21 @@ class Gateway:
             position = self._dispatcher.position(ticket.job.id)
             told = f"waiting position={position} {ticket.waits_for}".rstrip()
             client.comment(told, (("x-job-id", course.job.id), ("x-request-id", course.job.id)))
+
+    def _holds(self, course: Course, outcome: AttemptOutcome) -> bool:
+        """Whether a job waits on although it was tried as often as is good: its only backends are busy, not broken."""
+        return outcome.reason is FailureReason.BACKEND_BUSY and self._clock.monotonic() < course.patience_ends
+
+    async def _queued_again(self, course: Course, lease: Lease, outcome: AttemptOutcome) -> Ticket:
+        """Back in line: at once for another backend, or after the pause that the only ones asked for."""
+        route = self._dispatcher.outlook.routes.named(course.job.model)
+        tried = {b.name for b in self._dispatcher.outlook.backends_of(route)} <= course.job.avoid
+        if outcome.reason is not FailureReason.BACKEND_BUSY or not tried:
+            return self._dispatcher.retry(lease, course.job)
+        self._dispatcher.give_back(lease, served=False, failed=True)
+        left = course.patience_ends - self._clock.monotonic()
+        await self._clock.sleep(max(0.0, min(left, outcome.retry_after_s or BUSY_PAUSE_S)))
+        return self._dispatcher.again(course.job, lease.key)
 
     async def _lease(self, ticket: Ticket) -> Lease:
         try:
@@ -220,7 +240,13 @@ class Gateway:
             self._store.put_attempt_started(course.job.id, number, backend.name, generation.number)
         body, hides = body_for(backend, submission)
         attempt = Attempt(
-            client, generation, self._clock, self._policy.relay, stream=submission.stream, hide_usage=hides
+            client,
+            generation,
+            self._clock,
+            self._policy.relay,
+            stream=submission.stream,
+            hide_usage=hides,
+            elsewhere=not backend.runtime.has_process,
         )
         lease.fail = attempt.fail
         attempt.extra_headers = self._headers_of(course, lease)

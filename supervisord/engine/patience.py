@@ -4,12 +4,15 @@ from collections.abc import Sequence
 
 from supervisord.core.answer import error_event
 from supervisord.core.errors import AttemptFailedError, SupervisorError
+from supervisord.core.job import FailureReason
 from supervisord.ports import Client
 
 FIRST_AFTER_S = 5.0  # with the first comment the status 200 is sent: what fails later can only be said in-band
 EVERY_S = 5.0
+KEPT_BYTES = 16 * 1024 * 1024  # of an answer that cannot go on as it is; what is told of the rest is the same
 
-_HEAD = (("content-type", "text/event-stream"), ("cache-control", "no-cache"), ("x-accel-buffering", "no"))
+EVENTS = "text/event-stream"
+_HEAD = (("content-type", EVENTS), ("cache-control", "no-cache"), ("x-accel-buffering", "no"))
 
 
 class PatientClient:
@@ -18,7 +21,9 @@ class PatientClient:
     def __init__(self, client: Client) -> None:
         self._client = client
         self.begun = False
-        self._error: list[bytes] | None = None  # an error answer that comes too late for a status of its own
+        self._late: list[bytes] | None = None  # an answer that comes too late for a head of its own
+        self._late_size = 0
+        self._late_kind = ""  # what it is instead of a stream; empty: an error
 
     def comment(self, text: str, headers: tuple[tuple[str, str], ...]) -> None:
         """Tell why nothing comes yet. One line that ends in a single newline: a blank line behind a comment makes
@@ -36,16 +41,21 @@ class PatientClient:
 
     def start(self, status: int, headers: Sequence[tuple[str, str]], *, length: int | None) -> None:
         """See `ports.Client`."""
+        kind = next((value for name, value in headers if name == "content-type"), "")
         if not self.begun:
             self._client.start(status, headers, length=length)
         elif status >= 400:
-            self._error = []
+            self._late = []
+        elif not kind.startswith(EVENTS):  # amid the events that were announced nobody could read it
+            self._late, self._late_kind = [], kind or "no content type"
 
     def write(self, data: bytes) -> bool:
         """See `ports.Client`."""
-        if self._error is None:
+        if self._late is None:
             return self._client.write(data)
-        self._error.append(data)
+        if self._late_size < KEPT_BYTES:
+            self._late.append(data)
+            self._late_size += len(data)
         return True
 
     async def drained(self) -> None:
@@ -54,14 +64,18 @@ class PatientClient:
 
     def finish(self) -> None:
         """See `ports.Client`."""
-        if self._error is not None:
-            body = b"".join(self._error)
-            if body.lstrip().startswith(b'{"error"'):
-                self._client.write(b"data: " + b" ".join(body.split(b"\n")).strip() + b"\n\n")
-            else:
-                text = body[:300].decode("utf-8", "replace")
-                self._client.write(error_event(f"The backend failed: {text}", "backend_error", "backend_error"))
+        if self._late is not None:
+            self._client.write(self._as_event(b"".join(self._late)))
         self._client.finish()
+
+    def _as_event(self, body: bytes) -> bytes:
+        if body.lstrip().startswith(b'{"error"') and self._late_size < KEPT_BYTES:
+            return b"data: " + b" ".join(body.split(b"\n")).strip() + b"\n\n"
+        text = body[:300].decode("utf-8", "replace")
+        if not self._late_kind:
+            return error_event(f"The backend failed: {text}", "backend_error", "backend_error")
+        odd = f"The backend answered with {self._late_kind} where a stream of events was asked for: {text}"
+        return error_event(odd, "backend_error", FailureReason.BACKEND_PROTOCOL.value)
 
     def abort(self) -> None:
         """See `ports.Client`."""

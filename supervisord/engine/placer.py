@@ -53,6 +53,7 @@ class Placer:
         self.pools: Mapping[str, Pool] = {}
         self.plan = Plan()
         self._changed = asyncio.Event()
+        self._contradicted: set[tuple[str, str]] = set()
         self._fresh_after = 0.0  # nobody is let in by what was measured before
         self._looked = 0.0  # when a fresh sample was last asked for
 
@@ -149,6 +150,8 @@ class Placer:
         self.pools = self._sampler.pools()
         made = plan(self.tenants(), self.pools, self._clock.monotonic(), self.policy)
         before, self.plan = self.plan, made
+        now = self._clock.monotonic()
+        self._census.closed_since = {name: self._census.closed_since.get(name, now) for name in made.close}
         self._tell_holds(before.hold, made.hold)
         self._perform(before, made)
         if made.hold and self._clock.monotonic() - self._looked >= LOOK_EVERY_S:
@@ -180,6 +183,10 @@ class Placer:
         need = self.need_of(name)
         self._wishes.insisted.discard(name)
         self._wishes.modest.discard(name)
+        if need.contradicts and (name, need.contradicts) not in self._contradicted:
+            self._contradicted.add((name, need.contradicts))
+            told = f"memory of {name} in the configuration {need.contradicts}: what was measured counts"
+            self._journal.tell(EventKind.PLACED, told, backend=name)
         self._journal.tell(
             EventKind.PLACED,
             f"{name} has its place",

@@ -13,6 +13,7 @@ class Course:
         self.job = job
         self.record = _job_record(job, keep_prompt=keep_prompt, keep_client=keep_client)
         self.queued_at = job.arrived
+        self.patience_ends = job.expires  # monotonic: as far as it may wait, over all its attempts
         self.waited = 0.0  # seconds in the queue, over all attempts
         self.attempt: AttemptRecord | None = None
         self.outcome: AttemptOutcome | None = None

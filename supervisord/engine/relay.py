@@ -21,11 +21,12 @@ from supervisord.ports import Client, Clock, Exchange, Upstream, UpstreamFault, 
 
 BODY_LIMIT = 16 * 1024 * 1024  # of an answer that is kept until it is whole; a longer one is relayed as it comes
 
-# Hop-by-hop headers (RFC 9110, 7.6.1) and those that the daemon writes itself.
+# Hop-by-hop headers (RFC 9110, 7.6.1), those that the daemon writes itself, and cookies: those of one service would go
+# out to every client, and come back to whichever backend serves next.
 _NOT_RELAYED = frozenset(
     (
         b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade",
-        b"content-length", b"server", b"date", b"access-control-allow-origin",
+        b"content-length", b"server", b"date", b"access-control-allow-origin", b"set-cookie", b"set-cookie2",
     )
 )  # fmt: skip
 
@@ -52,12 +53,15 @@ class Attempt:
         *,
         stream: bool,
         hide_usage: bool = False,
+        elsewhere: bool = False,
     ) -> None:
+        """`elsewhere`: it goes to a service that is not ours, whose errors may be of our account with it."""
         self._client = client
         self._generation = generation
         self._clock = clock
         self._policy = policy
         self._stream = stream
+        self._elsewhere = elsewhere
         self._watch = StreamWatch(hide_usage=hide_usage)
         self._status: int | None = None
         self._headers: tuple[tuple[str, str], ...] = ()
@@ -184,7 +188,7 @@ class Attempt:
     def _end_plain(self) -> None:
         status = self._status or 0
         body = b"".join(self._parts)
-        refused = refusal(status, body)
+        refused = refusal(status, body, elsewhere=self._elsewhere)
         if refused is not None:
             self._end(self._refused(refused, Answer(status, self._headers, body)))
             return
@@ -195,6 +199,7 @@ class Attempt:
         self._end(self._succeeded(body))
 
     def _refused(self, refused: Refusal, answer: Answer) -> AttemptOutcome:
+        busy = refused.reason is FailureReason.BACKEND_BUSY
         return AttemptOutcome(
             JobStatus.FAILED,
             refused.reason,
@@ -202,6 +207,7 @@ class Attempt:
             retriable=refused.retriable,
             http_status=answer.status,
             answer=answer,
+            retry_after_s=answer.retry_after_s(self._clock.wall()) if busy else None,
         )
 
     def _end_stream(self) -> None:

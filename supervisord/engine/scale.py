@@ -12,7 +12,7 @@ class Scale:
         self._spec = spec
         self._runtime = runtime
         self.whole_context: int | None = None  # what the server takes by itself where no context is configured
-        self._fitting_context: int | None = None  # what it said would fit when it ran out of memory
+        self.fitting_context: int | None = None  # what it said would fit when it ran out of memory
         self.rungs: tuple[Rung, ...] = ()
         self._choose()
 
@@ -23,7 +23,7 @@ class Scale:
             self.rungs,
             rung,
             trained_context=self.whole_context,
-            fitting_context=self._fitting_context,
+            fitting_context=self.fitting_context,
         )
 
     def name_of(self, rung: int) -> str:
@@ -39,8 +39,13 @@ class Scale:
         """A start that ran out of memory may have said what would have fitted."""
         tokens = self._runtime.context_hint(log)
         if tokens is not None:
-            self._fitting_context = tokens
+            self.fitting_context = tokens
             self._choose()
+
+    def remember(self, other: "Scale") -> None:
+        """Take over what starts have taught: the description changed in nothing that a start depends on."""
+        self.whole_context, self.fitting_context = other.whole_context, other.fitting_context
+        self._choose()
 
     def _choose(self) -> None:
         rungs = self._runtime.ladder if self._spec.rungs is None else self._spec.rungs
@@ -50,5 +55,5 @@ class Scale:
             self._spec.footprint,
             rungs,
             trained_context=self.whole_context,
-            fitting_context=self._fitting_context,
+            fitting_context=self.fitting_context,
         )

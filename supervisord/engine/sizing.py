@@ -1,17 +1,31 @@
 """How many tokens a request takes, counted by a backend's own tokenizer where it matters."""
 
+from dataclasses import dataclass
+
 from supervisord.core.errors import ContextLengthError, ProbeError
 from supervisord.core.job import Submission
 from supervisord.core.life import Phase
+from supervisord.core.request import ENDPOINTS
 from supervisord.core.routing import Route
 from supervisord.engine.backend import Backend
+from supervisord.engine.prompts import Prompt, prompts_of, together
 from supervisord.ports import HealthProbe
 from supervisord.runtimes.base import Counting, HttpAnswer
 
 COUNT_TIMEOUT_S = 5.0  # for each question; a 100 000 token prompt takes llama.cpp's tokenizer about 0.1 s
 BYTES_PER_TOKEN = 3  # of a prompt that nobody counted: English is about 4, code and other scripts less
 SMALL_SHARE = 0.05  # of a budget: a request that cannot take more is not worth counting
+BYTES_OF_A_LONG_TOKEN = 64  # a long run of spaces: no text is of such tokens all through
+BYTES_TO_BE_SURE = 8  # for each token of a context: twice what English takes, so that it is soon counted
 USUAL_ANSWER = 512  # tokens reserved for a request that sets no limit; congestion corrects what this misses
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Tokens of a prompt. `least` is what was counted, `likely` what it makes for the whole."""
+
+    least: int
+    likely: int
 
 
 class Sizing:
@@ -21,23 +35,26 @@ class Sizing:
         self._probe = probe
 
     async def tokens(self, route: Route, backends: list[Backend], submission: Submission) -> int:
-        """Prompt and longest answer, for the budgets of `backends`; 0 where none of them has one.
+        """Prompts and longest answers, for the budgets of `backends`; 0 where none of them has one.
 
-        Raises ContextLengthError when the counted prompt fits into no backend of the route.
+        Raises ContextLengthError when a counted prompt fits into no backend of the route.
         """
-        most = len(submission.body)  # a token is a byte at least
+        prompts = prompts_of(submission)
+        several = len(prompts) > 1
+        longest = max(prompts, key=lambda prompt: len(prompt.text))
+        most, all_bytes = (len(longest.text) if several else len(submission.body)), len(submission.body)
         budget = min((b for b in map(_budget, backends) if b is not None), default=None)
-        counted: int | None = None
+        counted: Count | None = None
         if self._may_be_too_long(backends, most, submission.max_tokens):
-            counted = await self._count(backends, submission)
+            counted = await self._count(backends, longest)
             if counted is not None:
                 _require_room(route, backends, counted, submission.max_tokens)
         if budget is None:
             return 0
-        answer = submission.max_tokens or USUAL_ANSWER
-        if counted is None and most > SMALL_SHARE * budget:
-            counted = await self._count(backends, submission)
-        return (most // BYTES_PER_TOKEN + 1 if counted is None else counted) + answer
+        if several or counted is None:
+            counted = await self._count(backends, together(prompts)) if all_bytes > SMALL_SHARE * budget else None
+        asked = all_bytes // BYTES_PER_TOKEN + 1 if counted is None else counted.likely
+        return asked + _answers(backends, submission, len(prompts))
 
     def needed(self, backends: list[Backend], submission: Submission) -> bool:
         """Whether `tokens` could say anything but 0. Asked for every request."""
@@ -47,16 +64,26 @@ class Sizing:
 
     @staticmethod
     def _may_be_too_long(backends: list[Backend], most: int, max_tokens: int | None) -> bool:
-        contexts = [b.known_context for b in backends]
-        known = [context for context in contexts if context is not None]
-        return bool(known) and len(known) == len(contexts) and most + (max_tokens or 0) >= max(known)
+        """`most` bytes of prompt: a token is a byte at least."""
+        known = _known(backends)
+        return bool(known) and len(known) == len(backends) and most + max(max_tokens or 0, 0) >= max(known)
 
-    async def _count(self, backends: list[Backend], submission: Submission) -> int | None:
+    async def _count(self, backends: list[Backend], prompt: Prompt) -> Count | None:
+        """Of one that is far beyond every context only the beginning: its tokenizer would take minutes for it all."""
+        size, longest = len(prompt.text), max(_known(backends), default=0)
+        if not longest or size <= BYTES_OF_A_LONG_TOKEN * longest or not prompt.is_text:
+            count = await self._asked(backends, prompt)
+            return None if count is None else Count(count, count)
+        enough = BYTES_TO_BE_SURE * longest
+        count = await self._asked(backends, prompt.beginning(enough))
+        return None if count is None else Count(count, count * size // enough)
+
+    async def _asked(self, backends: list[Backend], prompt: Prompt) -> int | None:
         for backend in backends:
             if backend.state.phase is not Phase.READY or backend.generation is None:
                 continue
             name = backend.spec.upstream_model or backend.spec.models[0]
-            counting = backend.runtime.count(submission.endpoint, submission.body, name)
+            counting = backend.runtime.count(prompt.endpoint, prompt.members, name)
             if counting is not None and (count := await self._ask(backend, counting)) is not None:
                 return count
         return None
@@ -83,12 +110,28 @@ def _budget(backend: Backend) -> int | None:
     return backend.policy.token_budget or backend.state.capacity
 
 
-def _require_room(route: Route, backends: list[Backend], prompt: int, max_tokens: int | None) -> None:
+def _known(backends: list[Backend]) -> list[int]:
+    """The contexts of those that told, in tokens."""
+    return [context for b in backends if (context := b.known_context) is not None]
+
+
+def _answers(backends: list[Backend], submission: Submission, prompts: int) -> int:
+    """Tokens of all answers together."""
+    if not ENDPOINTS[submission.endpoint].streams:
+        return 0  # embeddings: the prompt is all there is
+    each = submission.max_tokens or USUAL_ANSWER
+    if each < 0:  # without an end, that of its context aside
+        each = max(_known(backends), default=USUAL_ANSWER)
+    return each * submission.choices * prompts
+
+
+def _require_room(route: Route, backends: list[Backend], count: Count, max_tokens: int | None) -> None:
     contexts = [(b, b.known_context) for b in backends]
-    if any(context is None or b.runtime.fits(prompt, max_tokens, context) for b, context in contexts):
+    if any(context is None or b.runtime.fits(count.least, max_tokens, context) for b, context in contexts):
         return
     longest = max(context for _, context in contexts if context is not None)
-    asked = f"{prompt} tokens of prompt" + (f" and max_tokens {max_tokens}" if max_tokens else "")
+    more = "more than " if count.likely > count.least else ""
+    asked = f"{more}{count.least} tokens of prompt" + (f" and max_tokens {max_tokens}" if max_tokens else "")
     raise ContextLengthError(
         f'This request is longer than the context of "{route.name}": {asked}, and the context is {longest} tokens. '
         "Shorten the prompt, or ask for a shorter answer.",

@@ -203,6 +203,7 @@ class Supervisor:
         leaving = self.backends.get(spec.name)
         if leaving is not None:
             leaving.reconfigure(spec, restart=True)
+            leaving.post(life.Readmitted("it is back in the configuration"))
             return leaving
         made = self.backends[spec.name] = Backend(spec, self._world, self._hooks)
         return made

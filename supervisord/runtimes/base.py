@@ -215,10 +215,11 @@ class Runtime(Protocol):
         """What the answers from `identity_paths` tell; fields that are not told stay None."""
         ...
 
-    def count(self, endpoint: str, body: bytes, model: str) -> Counting | None:
+    def count(self, endpoint: str, members: Mapping[str, bytes], model: str) -> Counting | None:
         """How to have the prompt of a request counted by the server's own tokenizer; None: it has no such door.
 
-        `body` is the request's, as valid JSON; `model` what the server calls its model.
+        `members` are the top-level members of the request, each as the valid JSON in which it came, not decoded: a
+        prompt may be megabytes, and meanwhile nothing else runs. `model` is what the server calls its model.
         """
         ...
 

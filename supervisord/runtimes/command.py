@@ -115,9 +115,9 @@ class Command:
         models = model_list.listed(answers.get(model_list.PATH))
         return Identity(model=models[0].name, context_length=models[0].context) if models else Identity()
 
-    def count(self, endpoint: str, body: bytes, model: str) -> Counting | None:
+    def count(self, endpoint: str, members: Mapping[str, bytes], model: str) -> Counting | None:
         """None: no common door to a tokenizer."""
-        del endpoint, body, model
+        del endpoint, members, model
         return None
 
     def fits(self, prompt_tokens: int, max_tokens: int | None, context: int) -> bool:

@@ -61,13 +61,14 @@ def need(
 ) -> Need:
     """What `spec` takes at `footprint`: each figure as configured, else as learned, else as `estimate` has it.
 
-    A llama-server that chooses its layers itself needs no more than there can be: it was learned on emptier GPUs.
+    VRAM that was configured and proved too small counts as learned. A llama-server that chooses its layers itself
+    needs no more than there can be: it was learned on emptier GPUs.
     """
     estimated = estimate(facts, spec, footprint, gpus=gpus, reserve=reserve)
     found = settled(spec.memory.vram, spec.memory.ram, learned, estimated)
     if not _is_elastic(spec, footprint) or found.vram is None or found.vram_source is Source.CONFIGURED or not gpus:
         return found
-    return replace(found, vram=min(found.vram, _room(gpus, reserve)))
+    return replace(found, vram=max(spec.memory.vram or 0, min(found.vram, _room(gpus, reserve))))
 
 
 def estimate(

@@ -9,6 +9,7 @@ from typing import cast
 from supervisord.core.exits import CauseKind, Signature
 from supervisord.core.ladder import Footprint, Rung, Shrink
 from supervisord.core.record import Identity
+from supervisord.runtimes import raw_json
 from supervisord.runtimes.base import (
     Address,
     BackendSpec,
@@ -69,6 +70,10 @@ _CONFIGURATION = (
 _METRIC = re.compile(rb"^llamacpp:(\w+) (\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)$", re.MULTILINE)
 # n_decode_total moves with every batch, in the middle of a long prompt too; the token counters only at its end.
 _WORK = frozenset({b"n_decode_total", b"prompt_tokens_total", b"tokens_predicted_total"})
+
+# The answers of its tokenizer have a single member each.
+_RENDERED = re.compile(rb'\s*\{\s*"prompt"\s*:\s*(?=")')
+_TOKENIZED = re.compile(rb'\s*\{\s*"tokens"\s*:')
 
 CACHE_RAM_MIB = 0  # llama-server's own prompt cache takes up to 8 GiB of host RAM that nobody counts: off unless asked
 
@@ -149,12 +154,12 @@ class LlamaCpp:
             slots=_whole(props.get("total_slots")),
         )
 
-    def count(self, endpoint: str, body: bytes, model: str) -> Counting | None:
+    def count(self, endpoint: str, members: Mapping[str, bytes], model: str) -> Counting | None:
         """A chat is rendered by `/apply-template`, then `/tokenize` counts."""
         del model
         if endpoint == "/v1/chat/completions":
-            return _count_chat(body)
-        return _count_text(body) if endpoint == "/v1/completions" else None
+            return _count_chat(members)
+        return _count_text(members) if endpoint == "/v1/completions" else None
 
     def fits(self, prompt_tokens: int, max_tokens: int | None, context: int) -> bool:
         """An answer is cut short at the end of the context; only a prompt that leaves no room is refused."""
@@ -167,23 +172,27 @@ class LlamaCpp:
         return None
 
 
-def _count_chat(body: bytes) -> Counting:
-    request = _json(HttpAnswer(200, body))
-    asked = {name: request[name] for name in ("messages", "tools") if name in request}
-    rendered = yield Call("/apply-template", json.dumps(asked).encode())
-    prompt = _text(_json(rendered).get("prompt"))
+def _count_chat(members: Mapping[str, bytes]) -> Counting:
+    asked = {name: members[name] for name in ("messages", "tools") if name in members}
+    prompt = _only_member(_RENDERED, (yield Call("/apply-template", raw_json.object_of(asked))))
     return None if prompt is None else (yield from _count_prompt(prompt))
 
 
-def _count_text(body: bytes) -> Counting:
-    prompt = _json(HttpAnswer(200, body)).get("prompt")
-    return (yield from _count_prompt(prompt)) if isinstance(prompt, str) else None
+def _count_text(members: Mapping[str, bytes]) -> Counting:
+    prompt = members.get("prompt", b"")
+    return (yield from _count_prompt(prompt)) if prompt.startswith(b'"') else raw_json.array_length(prompt)
 
 
-def _count_prompt(prompt: str) -> Counting:
-    asked = {"content": prompt, "add_special": True, "parse_special": True}
-    tokens = _json((yield Call("/tokenize", json.dumps(asked).encode()))).get("tokens")
-    return len(tokens) if isinstance(tokens, list) else None
+def _count_prompt(prompt: bytes) -> Counting:
+    asked = {"content": prompt, "add_special": b"true", "parse_special": b"true"}
+    tokens = _only_member(_TOKENIZED, (yield Call("/tokenize", raw_json.object_of(asked))))
+    return None if tokens is None else raw_json.array_length(tokens)
+
+
+def _only_member(name: re.Pattern[bytes], answer: HttpAnswer) -> bytes | None:
+    """The JSON of the one member that an answer has, not decoded; None where it is another answer."""
+    found, body = name.match(answer.body), answer.body.rstrip()
+    return body[found.end() : -1] if answer.status == 200 and found and body.endswith(b"}") else None
 
 
 _SIGNATURES = _GPU_OOM + _HOST_OOM + _DEVICE_LOST + _CONFIGURATION

@@ -79,9 +79,9 @@ class Remote:
         models = model_list.listed(answers.get(model_list.PATH))
         return Identity(model=models[0].name, context_length=models[0].context) if len(models) == 1 else Identity()
 
-    def count(self, endpoint: str, body: bytes, model: str) -> Counting | None:
+    def count(self, endpoint: str, members: Mapping[str, bytes], model: str) -> Counting | None:
         """None: nothing is asked of it that may cost money."""
-        del endpoint, body, model
+        del endpoint, members, model
         return None
 
     def fits(self, prompt_tokens: int, max_tokens: int | None, context: int) -> bool:

@@ -8,7 +8,7 @@ from typing import cast
 from supervisord.core.exits import Signature
 from supervisord.core.ladder import Footprint, Rung, Shrink
 from supervisord.core.record import Identity
-from supervisord.runtimes import vllm_endings
+from supervisord.runtimes import raw_json, vllm_endings
 from supervisord.runtimes.base import (
     Address,
     BackendSpec,
@@ -35,6 +35,8 @@ _KV_TOKENS = re.compile(rb'(?:^|,)kv_cache_size_tokens="(\d+)"')
 _BLOCKS = re.compile(rb'(?:^|,)num_gpu_blocks="(\d+)"')  # told without a GPU too
 _BLOCK_SIZE = re.compile(rb'(?:^|,)block_size="(\d+)"')
 _FITTING = re.compile(r"estimated maximum model length is (\d+)")
+
+_COUNT = re.compile(rb'"count"\s*:\s*(\d{1,18})\b')
 
 # What of a request decides its prompt; /tokenize knows these names too.
 _OF_A_CHAT = (
@@ -132,13 +134,13 @@ class Vllm:
             build=_text(_json(answers.get("/version")).get("version")),
         )
 
-    def count(self, endpoint: str, body: bytes, model: str) -> Counting | None:
+    def count(self, endpoint: str, members: Mapping[str, bytes], model: str) -> Counting | None:
         """`/tokenize` renders a chat with the template, and counts."""
         match endpoint:
             case "/v1/chat/completions":
-                return _count_chat(body, model)
+                return _count_chat(members, model)
             case "/v1/completions":
-                return _count_text(body, model)
+                return _count_text(members, model)
             case _:
                 return None
 
@@ -236,27 +238,22 @@ def _capacity(labels: bytes) -> int | None:
     return int(blocks[1]) * int(size[1]) if blocks and size else None
 
 
-def _count_chat(body: bytes, model: str) -> Counting:
-    request = _json(HttpAnswer(200, body))
-    if not isinstance(request.get("messages"), list):
-        return None
-    return (yield from _count(request, model, _OF_A_CHAT))
+def _count_chat(members: Mapping[str, bytes], model: str) -> Counting:
+    return (yield from _count(members, model, _OF_A_CHAT)) if "messages" in members else None
 
 
-def _count_text(body: bytes, model: str) -> Counting:
-    request = _json(HttpAnswer(200, body))
-    match request.get("prompt"):
-        case str():
-            return (yield from _count(request, model, _OF_A_TEXT))
-        case list(tokens) if all(isinstance(token, int) for token in tokens):
-            return len(tokens)
-        case _:
-            return None  # several prompts in one request
+def _count_text(members: Mapping[str, bytes], model: str) -> Counting:
+    prompt = members.get("prompt", b"")
+    if prompt.startswith(b'"'):
+        return (yield from _count(members, model, _OF_A_TEXT))
+    return raw_json.array_length(prompt)  # tokens already; several prompts in one request are not a length
 
 
-def _count(request: Mapping[str, object], model: str, names: tuple[str, ...]) -> Counting:
-    asked = {"model": model, **{name: request[name] for name in names if name in request}}
-    return _whole(_json((yield Call("/tokenize", json.dumps(asked).encode()))).get("count"))
+def _count(members: Mapping[str, bytes], model: str, names: tuple[str, ...]) -> Counting:
+    asked = {"model": json.dumps(model).encode(), **{name: members[name] for name in names if name in members}}
+    answer = yield Call("/tokenize", raw_json.object_of(asked))
+    found = _COUNT.search(answer.body)  # the tokens themselves stand in it too, and are not decoded
+    return int(found[1]) if answer.status == 200 and found else None
 
 
 def _json(answer: HttpAnswer | None) -> Mapping[str, object]:

@@ -120,6 +120,16 @@ async def test_the_fake_one_stands_still_and_does_everything_at_its_own_moment()
         assert clock.monotonic() == 64.5
 
 
+async def test_the_fake_one_is_never_early_by_the_resolution_of_the_loop() -> None:
+    with fake_time(now=1000.0) as clock:
+        came: list[float] = []
+        clock.call_at(1005.0, lambda: came.append(clock.monotonic()))
+        await clock.advance(5.0 - 1e-10)
+        assert came in ([], [1005.0])
+        await clock.advance(1e-9)
+        assert came == [1005.0]
+
+
 async def test_the_fake_one_says_when_a_loop_never_rests() -> None:
     loop = asyncio.get_running_loop()
     calls = 0
@@ -143,6 +153,16 @@ async def test_the_loops_own_time_is_back_afterwards() -> None:
     with fake_time(now=before - 1000):
         assert asyncio.get_running_loop().time() == before - 1000
     assert asyncio.get_running_loop().time() >= before
+
+
+async def test_what_would_have_come_later_does_not_come_once_the_fake_time_is_over() -> None:
+    loop = asyncio.get_running_loop()
+    came: list[str] = []
+    loop.call_later(0.001, came.append, "outside")
+    with fake_time(now=1.0) as clock:
+        clock.call_at(2.0, lambda: came.append("inside"))
+    await asyncio.sleep(0.01)
+    assert came == ["outside"]
 
 
 async def test_what_does_not_come_to_pass_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,14 @@ def test_success_is_no_refusal(status: int) -> None:
         (429, b"", FailureReason.BACKEND_BUSY, True),
         (500, b'{"error":{"message":"Compute error."}}', FailureReason.BACKEND_ERROR, True),
         (500, TOO_LONG, FailureReason.BACKEND_ERROR, True),
-        (501, b"", FailureReason.REQUEST_REJECTED, False),
+        (401, b"", FailureReason.REQUEST_REJECTED, False),
+        (409, b"", FailureReason.REQUEST_REJECTED, False),
+        (499, b"", FailureReason.REQUEST_REJECTED, False),
+        (501, b"", FailureReason.BACKEND_ERROR, True),
+        (505, b"", FailureReason.BACKEND_ERROR, True),
+        (507, b"", FailureReason.BACKEND_ERROR, True),
+        (529, b"", FailureReason.BACKEND_BUSY, True),
+        (599, b"", FailureReason.BACKEND_ERROR, True),
         (502, b"", FailureReason.BACKEND_ERROR, True),
         (503, b'{"error":{"message":"Loading model"}}', FailureReason.BACKEND_BUSY, True),
         (504, b"", FailureReason.BACKEND_ERROR, True),
@@ -66,6 +73,23 @@ def test_success_is_no_refusal(status: int) -> None:
 )
 def test_refusals(status: int, body: bytes, reason: FailureReason, retriable: bool) -> None:
     assert refusal(status, body) == Refusal(reason, retriable)
+
+
+@pytest.mark.parametrize("status", [401, 402, 403, 404, 408, 500, 501, 502, 504, 520, 522, 530])
+def test_what_a_service_elsewhere_says_of_our_account_another_backend_need_not_say(status: int) -> None:
+    assert refusal(status, b"{}", elsewhere=True) == Refusal(FailureReason.BACKEND_ERROR, retriable=True)
+
+
+@pytest.mark.parametrize("status", [429, 503, 529])
+def test_a_service_elsewhere_that_is_busy_is_busy(status: int) -> None:
+    assert refusal(status, b"{}", elsewhere=True) == Refusal(FailureReason.BACKEND_BUSY, retriable=True)
+
+
+@pytest.mark.parametrize("status", [400, 405, 409, 413, 422])
+def test_what_the_client_did_wrong_is_wrong_everywhere(status: int) -> None:
+    assert refusal(status, b"{}", elsewhere=True) == Refusal(FailureReason.REQUEST_REJECTED, retriable=False)
+    assert refusal(400, TOO_LONG, elsewhere=True) == Refusal(FailureReason.CONTEXT_LENGTH_EXCEEDED, retriable=False)
+    assert refusal(200, b"{}", elsewhere=True) is None
 
 
 # --- usage -----------------------------------------------------------------------------------------------------------

@@ -618,10 +618,76 @@ def test_a_suspect_is_measured_too_and_others_are_not(roomy: Story) -> None:
     assert measured(roomy, 2.0, waiting=1) == pytest.approx(0.7)
 
 
+# --- back in the configuration ---------------------------------------------------------------------------------------
+
+REMOVED = life.StopAsked("removed from the configuration", Want.DOWN)
+READMITTED = life.Readmitted("added to the configuration again")
+
+
+def test_what_comes_back_on_demand_waits_for_a_request(ready: Story) -> None:
+    ready.tell(REMOVED)
+    ready.dies(ASKED)
+    assert ready.tell(READMITTED) == ()
+    assert (ready.state.phase, ready.state.want) == (Phase.STOPPED, Want.ON_DEMAND)
+    assert ready.state.reason == READMITTED.why
+    assert ready.tell(life.WakeAsked("job")) == (life.Spawn(2, 0),)
+
+
+@pytest.mark.parametrize("drains", [True, False])
+@pytest.mark.parametrize("wish", [life.WakeAsked("job"), life.StartAsked("an operator asked")])
+def test_what_comes_back_while_it_still_leaves_can_be_asked_for(ready: Story, wish: life.Event, drains: bool) -> None:
+    if drains:
+        ready.tell(life.LeaseAsked("a"))
+    ready.tell(REMOVED)
+    assert ready.state.phase is (Phase.DRAINING if drains else Phase.STOPPING)
+    assert ready.tell(READMITTED) == ()
+    assert (ready.state.want, ready.state.after) == (Want.ON_DEMAND, After.STAY)
+    assert ready.state.reason == REMOVED.why, "that is still why it ends what it does"
+    ready.tell(wish)
+    assert ready.dies(ASKED)[-1] == life.Spawn(2, 0)
+
+
+@pytest.mark.parametrize("phase", [Phase.DRAINING, Phase.STOPPING, Phase.UNKILLABLE])
+def test_an_operator_brings_back_what_was_stopped_for_good(ready: Story, phase: Phase) -> None:
+    ready.tell(life.LeaseAsked("a"), REMOVED)
+    while ready.state.phase is not phase:
+        ready.deadline_passes()
+    ready.tell(life.StartAsked("an operator asked"))
+    assert (ready.state.want, ready.state.after) == (Want.UP, After.AGAIN)
+    if phase is Phase.UNKILLABLE:
+        ready.tell(life.TreeGone(1))
+        effects = ready.tell(life.Released(1, DRAW))
+    else:
+        effects = ready.dies(ASKED)
+    assert effects[-1] == life.Spawn(2, 0)
+
+
+@pytest.mark.parametrize("want", [Want.UP, Want.ON_DEMAND])
+def test_nothing_else_is_changed_by_it(want: Want) -> None:
+    state = BackendState(want=want, reason="as it was")
+    assert step(state, READMITTED, LifePolicy(), 100.0) == (state, ())
+
+
+# --- a ladder that became shorter ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rungs", "rung"), [(1, 1), (0, 0), (9, 2)])
+def test_a_start_is_never_on_a_rung_that_is_not_there(story: Story, rungs: int, rung: int) -> None:
+    story.state = replace(story.state, rung=2)
+    story.policy = replace(story.policy, rungs=rungs)
+    assert story.tell(life.WakeAsked("job")) == (life.Spawn(1, rung),)
+    assert story.state.rung == rung
+
+
 # --- the breaker -----------------------------------------------------------------------------------------------------
 
-FAILED = life.LeaseEnded(1, served=False, failed=True)
+FAILED = life.LeaseEnded(1, served=False, failed=True, draw=DRAW)
 LEFT = life.LeaseEnded(1, served=False)
+SERVED = life.LeaseEnded(1, served=True)
+
+
+def ended(job: str, event: life.LeaseEnded) -> life.LeaseEnded:
+    return replace(event, job_id=job)
 
 
 @pytest.fixture
@@ -632,75 +698,161 @@ def remote() -> Story:
     return story
 
 
-def test_failures_in_a_row_open_the_breaker_and_what_is_in_flight_may_finish(remote: Story) -> None:
-    for job in "abcd":
-        remote.tell(life.LeaseAsked(job))
-    remote.tell(FAILED, FAILED)
-    assert remote.tell(FAILED) == ()
-    assert (remote.state.phase, remote.state.reason) == (Phase.DRAINING, "3 requests failed in a row")
-    assert remote.tell(life.LeaseAsked("e")) == (life.RefuseLease("e"),)
-    assert remote.tell(life.LeaseEnded(1, served=True)) == (life.Terminate(1),)
-    remote.dies(ASKED)
-    assert (remote.state.phase, remote.state.reason) == (Phase.BACKOFF, "3 requests failed in a row")
-    assert remote.state.cause == ExitCause(CauseKind.CRASH, "3 requests failed in a row")
-    assert remote.state.deadline == remote.now + DRAW
-
-
-@pytest.mark.parametrize("suspect", [True, False])
-def test_an_idle_backend_whose_breaker_opens_goes_at_once(remote: Story, *, suspect: bool) -> None:
-    remote.tell(*[life.LeaseAsked("a"), FAILED] * 2, life.LeaseAsked("a"))
-    if suspect:
-        remote.tell(life.ProbeMissed(1, "late"))
-    assert remote.tell(FAILED) == (life.Terminate(1),)
-    assert remote.state.after is After.JUDGE
-
-
-def test_a_success_between_them_closes_the_count_and_a_client_that_left_is_neither(remote: Story) -> None:
-    for last in (life.LeaseEnded(1, served=True), LEFT, FAILED):
-        remote.tell(*[life.LeaseAsked("a"), FAILED] * 2, life.LeaseAsked("a"), last)
-        if last is LEFT:
-            assert (remote.state.phase, remote.state.failed_in_row) == (Phase.READY, 2)
-            remote.tell(life.LeaseAsked("a"), life.LeaseEnded(1, served=True))
-    assert remote.state.phase is Phase.STOPPING
+def opens(remote: Story) -> Story:
+    remote.tell(*[life.LeaseAsked("a"), FAILED] * 3)
+    assert remote.state.open_until == remote.now + DRAW
+    return remote
 
 
 def on_trial(remote: Story) -> Story:
-    remote.tell(*[life.LeaseAsked("a"), FAILED] * 3)
+    opens(remote).deadline_passes()
+    assert (remote.state.on_trial, remote.state.open_until) == (True, None)
+    return remote
+
+
+def test_failures_in_a_row_open_the_breaker_and_what_is_in_flight_goes_on(remote: Story) -> None:
+    for job in "abcd":
+        remote.tell(life.LeaseAsked(job))
+    remote.passes(1)
+    remote.tell(FAILED, FAILED)
+    assert remote.tell(FAILED) == ()
+    assert (remote.state.phase, remote.state.in_flight) == (Phase.READY, 1)
+    assert remote.state.reason == "3 requests failed in a row: no more are sent for a while"
+    assert (remote.state.deadline, remote.state.open_until) == (remote.now + DRAW, remote.now + DRAW)
+    assert remote.tell(life.LeaseAsked("e")) == (life.RefuseLease("e"),)
+    assert remote.deadline_passes() == ()
+    assert remote.state.reason == "3 requests failed in a row: tried with one at a time"
+    assert (remote.state.phase, remote.state.deadline) == (Phase.READY, 100.0 + remote.policy.progress_s)
+
+
+def test_a_stream_that_began_before_never_notices(remote: Story) -> None:
+    remote.tell(life.LeaseAsked("stream"))
+    for _ in range(8):
+        granted(remote, 0)
+        remote.tell(FAILED)
+        while remote.state.open_until is not None:
+            assert remote.deadline_passes() == ()
+            remote.tell(life.Progressed(1))
+    assert (remote.state.phase, remote.state.in_flight) == (Phase.READY, 1)
+
+
+def test_work_that_stands_still_is_ended_also_while_the_breaker_is_open(remote: Story) -> None:
+    remote.tell(life.LeaseAsked("stream"))
+    opens(remote)
+    remote.passes(remote.policy.progress_s)
+    lost, _ = remote.tell(life.DeadlineReached())
+    assert isinstance(lost, life.FailLeases)
+    assert (remote.state.phase, remote.state.open_until) == (Phase.STOPPING, 100.0 + DRAW)
     remote.dies(ASKED)
     remote.deadline_passes()
     remote.becomes_ready()
+    assert (remote.state.on_trial, remote.state.open_until, remote.state.deadline) == (True, None, None)
+    assert remote.state.reason == "3 requests failed in a row: tried with one at a time"
+
+
+def test_progress_does_not_put_off_the_end_of_the_pause(remote: Story) -> None:
+    remote.tell(life.LeaseAsked("stream"))
+    opens(remote).passes(DRAW / 2)
+    remote.tell(life.Progressed(1))
+    assert remote.state.deadline == remote.state.open_until
+    assert remote.state.work_due == remote.now + remote.policy.progress_s
+
+
+def test_of_requests_that_fail_together_one_opens_the_breaker_and_the_rest_changes_nothing(remote: Story) -> None:
+    for job in "abcd":
+        remote.tell(life.LeaseAsked(job))
+    remote.tell(FAILED, FAILED, FAILED)
+    until = remote.state.open_until
+    remote.passes(0.1)
+    remote.tell(FAILED)
+    assert (remote.state.open_until, remote.state.deadline, remote.state.streak) == (until, until, 1)
+
+
+@pytest.mark.parametrize("answers_after", [0.0, 10.0])
+def test_a_suspect_opens_it_too_and_it_is_open_when_it_answers_again(remote: Story, answers_after: float) -> None:
+    remote.tell(*[life.LeaseAsked("a"), FAILED] * 2, life.LeaseAsked("a"), life.ProbeMissed(1, "late"))
+    remote.tell(FAILED)
+    assert (remote.state.phase, remote.state.reason) == (Phase.SUSPECT, "late")
+    assert remote.state.deadline == remote.now + remote.policy.probe_hang_s
+    remote.passes(answers_after)
+    remote.tell(life.Answered(1))
     assert remote.state.on_trial
-    return remote
+    assert (remote.state.open_until is None) == bool(answers_after)
+    assert remote.state.deadline == remote.state.open_until
+
+
+def test_a_success_between_them_closes_the_count_and_a_client_that_left_is_neither(remote: Story) -> None:
+    for last in (SERVED, LEFT, FAILED):
+        remote.tell(*[life.LeaseAsked("a"), FAILED] * 2, life.LeaseAsked("a"), last)
+        if last is LEFT:
+            assert (remote.state.open_until, remote.state.failed_in_row) == (None, 2)
+            remote.tell(life.LeaseAsked("a"), SERVED)
+    assert remote.state.open_until is not None
 
 
 def test_after_its_breaker_one_request_at_a_time_until_one_succeeds(remote: Story) -> None:
     trial = on_trial(remote)
     assert granted(trial, 0)
     assert not granted(trial, 0)
-    trial.tell(life.LeaseEnded(2, served=False))
+    trial.tell(LEFT)
     assert trial.state.on_trial, "a client that left has proved nothing"
     granted(trial, 0)
-    trial.tell(life.LeaseEnded(2, served=True))
+    trial.tell(SERVED)
+    assert (trial.state.reason, trial.state.streak, trial.state.failed_in_row) == ("", 0, 0)
     assert [granted(trial, 0) for _ in range(5)] == [True] * 4 + [False]
+
+
+def test_it_is_tried_beside_what_began_before_and_with_one_at_a_time(remote: Story) -> None:
+    remote.tell(life.LeaseAsked("old"), life.LeaseAsked("older"))
+    trial = on_trial(remote)
+    assert trial.tell(life.LeaseAsked("tried")) == (life.GrantLease("tried", 1),)
+    trial.tell(ended("old", LEFT))
+    assert trial.tell(life.LeaseAsked("next")) == (life.RefuseLease("next"),)
+    trial.tell(ended("tried", LEFT))
+    assert trial.tell(life.LeaseAsked("next")) == (life.GrantLease("next", 1),)
+
+
+def test_slots_bound_a_trial_too(remote: Story) -> None:
+    remote.policy = replace(remote.policy, slots=1)
+    trial = on_trial(remote)
+    assert granted(trial, 0)
+    trial.state = replace(trial.state, trial="")
+    assert not granted(trial, 0)
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_what_began_before_and_succeeds_closes_it(remote: Story, is_open: bool) -> None:
+    remote.tell(life.LeaseAsked("old"))
+    trial = opens(remote) if is_open else on_trial(remote)
+    trial.tell(ended("old", SERVED))
+    assert (trial.state.on_trial, trial.state.open_until, trial.state.deadline) == (False, None, None)
 
 
 def test_a_failure_on_trial_is_enough_and_pauses_grow(remote: Story) -> None:
     trial = on_trial(remote)
-    granted(trial, 0)
-    assert trial.tell(life.LeaseEnded(2, served=False, failed=True)) == (life.Terminate(2),)
-    trial.dies(ASKED)
-    assert (trial.state.phase, trial.state.deadline) == (Phase.BACKOFF, trial.now + 2 * DRAW)
-    assert trial.state.reason == "a request failed, the one it was tried with"
-    trial.deadline_passes()
-    trial.becomes_ready()
-    assert trial.state.on_trial
+    for doubled in (2, 4, 8):
+        granted(trial, 0)
+        assert trial.tell(FAILED) == ()
+        assert trial.state.open_until == trial.now + doubled * DRAW
+        trial.deadline_passes()
+    assert trial.state.reason == "6 requests failed in a row: tried with one at a time"
 
 
 @pytest.mark.parametrize("event", [life.ResetAsked("corrected"), life.RestartAsked("corrected")])
-def test_an_operator_who_has_corrected_it_ends_the_trial(remote: Story, event: life.Event) -> None:
-    trial = on_trial(remote)
+@pytest.mark.parametrize("is_open", [True, False])
+def test_an_operator_who_has_corrected_it_closes_its_breaker(remote: Story, event: life.Event, is_open: bool) -> None:
+    trial = opens(remote) if is_open else on_trial(remote)
     trial.tell(event)
-    assert not trial.state.on_trial
+    assert (trial.state.on_trial, trial.state.open_until, trial.state.failed_in_row) == (False, None, 0)
+    assert trial.state.phase is Phase.STOPPING or (trial.state.deadline, trial.state.reason) == (None, "")
+
+
+def test_what_drains_has_no_breaker(remote: Story) -> None:
+    for job in "abcd":
+        remote.tell(life.LeaseAsked(job))
+    remote.tell(FAILED, FAILED, life.StopAsked("x", Want.ON_DEMAND), FAILED)
+    assert (remote.state.phase, remote.state.open_until) == (Phase.DRAINING, None)
+    assert remote.tell(SERVED) == (life.Terminate(1),)
 
 
 def test_without_a_breaker_failures_are_only_counted(ready: Story) -> None:

@@ -45,10 +45,10 @@ ROUTES = {
 BACKENDS = ("left", "right")
 POLICIES = {
     "left": LifePolicy(slots=1, rungs=1, restart=RestartPolicy(max_failures=2)),
-    "right": LifePolicy(slots=3, token_budget=100, breaker=2, restart=RestartPolicy(max_failures=3)),
+    "right": LifePolicy(slots=3, token_budget=100, breaker=1, restart=RestartPolicy(max_failures=3)),
 }
 QUEUE_LIMIT = 4
-BEGINNINGS = ["asleep", "started", "ready", "working", "working"]
+BEGINNINGS = ["asleep", "started", "ready", "working", "on trial", "working"]
 
 causes = st.sampled_from(CAUSES)
 names = st.sampled_from(BACKENDS)
@@ -121,6 +121,7 @@ class World(RuleBasedStateMachine):
         self.arrivals = 0
         self.inbox: deque[tuple[str, life.Event]] = deque()
         self.seen: set[Phase] = set()
+        self.breaker_seen: set[str] = set()
         self.routes = ROUTES
 
     # --- the engine, in small ----------------------------------------------------------------------------------------
@@ -140,6 +141,7 @@ class World(RuleBasedStateMachine):
         side.state, effects = step(before, event, POLICIES[name], self.now)
         after = side.state
         self.seen.add(after.phase)
+        self.check_breaker(before, event, after, effects)
         if after.deadline != before.deadline and after.deadline is not None:
             assert after.deadline >= self.now, "a deadline in the past"
         assert after.generation - before.generation == sum(isinstance(e, life.Spawn) for e in effects)
@@ -152,10 +154,23 @@ class World(RuleBasedStateMachine):
         """One is always served; more only within what there is of slots and tokens."""
         policy = POLICIES[name]
         assert before.phase is Phase.READY
+        assert before.open_until is None
+        assert not before.trial
+        assert bool(after.trial) is before.on_trial
         if before.in_flight:
-            assert not before.on_trial
             assert after.in_flight <= policy.slots * before.share
             assert after.tokens <= (policy.token_budget or before.capacity or 10**9) * before.share
+
+    def check_breaker(
+        self, before: BackendState, event: life.Event, after: BackendState, effects: tuple[life.Effect, ...]
+    ) -> None:
+        """It keeps new requests away, and cuts nobody off."""
+        if isinstance(event, life.LeaseEnded) and before.phase in {Phase.READY, Phase.SUSPECT}:
+            assert (after.phase, effects) == (before.phase, ())
+        if after.open_until is not None and before.open_until is None:
+            self.breaker_seen.add("opened again" if before.on_trial else "opened")
+        if before.on_trial and not after.on_trial:
+            self.breaker_seen.add("closed")
 
     def perform(self, side: Side, effect: life.Effect) -> None:
         match effect:
@@ -196,8 +211,8 @@ class World(RuleBasedStateMachine):
             self.queue.put_back(replace(lease.job, attempts=lease.job.attempts + 1, avoid=tried), lease.key)
         else:
             self.move(lease.job.id, JobEvent.FAILED)
-        tokens = lease.job.tokens
-        self.post(lease.backend, life.LeaseEnded(lease.generation, served=served, tokens=tokens, failed=failed))
+        ended = life.LeaseEnded(lease.generation, served, lease.job.tokens, failed, lease.job.id, draw=0.5)
+        self.post(lease.backend, ended)
 
     def move(self, job_id: str, event: JobEvent) -> None:
         self.status[job_id] = advance(self.status[job_id], event)
@@ -309,6 +324,13 @@ class World(RuleBasedStateMachine):
         alive = side.process is not None and side.process.leader and side.process.generation == lease.generation
         served = served and alive
         self.end_lease(lease, served=served, failed=failed and not served, again=again)
+        self.pump()
+
+    @precondition(lambda self: self.running)
+    @rule(name=names, again=st.booleans())
+    def all_its_attempts_fail(self, name: str, *, again: bool) -> None:
+        for lease in [r for r in self.running.values() if r.backend == name]:
+            self.end_lease(lease, served=False, failed=True, again=again)
         self.pump()
 
     # --- processes ---------------------------------------------------------------------------------------------------
@@ -446,6 +468,14 @@ class World(RuleBasedStateMachine):
         self.pump()
 
     @rule(name=names)
+    def it_is_configured_again(self, name: str) -> None:
+        side = self.sides[name]
+        side.stopped_by_operator = False
+        self.post(name, life.Readmitted("configured again"))
+        assert side.state.want is not Want.DOWN
+        self.pump()
+
+    @rule(name=names)
     def an_operator_stops_it(self, name: str) -> None:
         self.sides[name].stopped_by_operator = True
         self.post(name, life.StopAsked("an operator asked", Want.DOWN))
@@ -510,11 +540,16 @@ class World(RuleBasedStateMachine):
         self.routes = {name: replace(route, strategy=strategy) for name, route in ROUTES.items()}
         for name in BACKENDS if begin != "asleep" else ():
             self.post(name, life.StartAsked("the configuration says so"))
-        for name in BACKENDS if begin in {"ready", "working"} else ():
+        for name in BACKENDS if begin in {"ready", "working", "on trial"} else ():
             self.spawned(name)
             self.tell(name, life.Answered(self.process(name).generation))
         for model in ROUTES if begin == "working" else ():
             self.submit(model, Priority.NORMAL, 900.0, 40)
+        if begin == "on trial":
+            self.submit("c", Priority.NORMAL, 900.0, 40)
+            self.all_its_attempts_fail("right", again=False)
+            self.time_passes(1.0)
+            self.submit("c", Priority.NORMAL, 900.0, 40)
 
     # --- what must always hold ---------------------------------------------------------------------------------------
 
@@ -564,6 +599,18 @@ class World(RuleBasedStateMachine):
                 assert side.state.cause.permanent == (side.state.deadline is None)
 
     @invariant()
+    def a_ready_backend_is_woken_for_its_work_and_for_its_breaker(self) -> None:
+        for side in self.sides.values():
+            state = side.state
+            if state.phase is Phase.READY:
+                due = [moment for moment in (state.work_due, state.open_until) if moment is not None]
+                assert state.deadline == min(due, default=None)
+                assert (state.work_due is not None) is (state.in_flight > 0)
+                assert bool(state.reason) is state.on_trial
+                assert state.open_until is None or state.on_trial
+                assert not state.trial or state.trial in self.running
+
+    @invariant()
     def nobody_waits_in_front_of_a_free_slot(self) -> None:
         for job in self.queue.first_of_each_model():
             route = self.routes[job.model]
@@ -605,6 +652,9 @@ class World(RuleBasedStateMachine):
         for lease in [r for r in self.running.values() if r.backend == name]:
             self.end_lease(lease, served=True)
             self.pump()
+        if (pause_ends := self.sides[name].state.open_until) is not None:
+            self.now = max(self.now, pause_ends)
+            self.tell(name, life.DeadlineReached())
         if self.sides[name].state.phase in {Phase.STOPPING, Phase.UNKILLABLE}:
             self.let_it_go(name)
 
@@ -619,14 +669,17 @@ class World(RuleBasedStateMachine):
 def test_no_order_of_events_breaks_a_promise() -> None:
     seen: set[Phase] = set()
     done: set[JobStatus] = set()
+    breaker_seen: set[str] = set()
 
     class Watched(World):
         def teardown(self) -> None:
             super().teardown()
             seen.update(self.seen)
             done.update(self.status.values())
+            breaker_seen.update(self.breaker_seen)
 
     run_state_machine_as_test(Watched, settings=settings(max_examples=200, stateful_step_count=70))
 
     assert seen == set(Phase), "the stories never got there"
     assert done == TERMINAL - {JobStatus.ABANDONED}
+    assert breaker_seen == {"opened", "opened again", "closed"}

@@ -13,6 +13,7 @@ from scripts.transitions import CRASH, EVENTS, GENERATION, NOW, OOM, PERMANENT, 
 from supervisord.core import life
 from supervisord.core.backend import room, step
 from supervisord.core.life import ALIVE, DOWN, After, BackendState, Phase, StopStep, Want
+from supervisord.core.moves import earliest
 
 # One string for each thing that can follow: the next phase, then the effects in order.
 SETTLED = {
@@ -24,6 +25,7 @@ SETTLED = {
 TABLE: dict[Phase, dict[type, set[str]]] = {
     Phase.STOPPED: {
         life.StartAsked: {"starting Spawn"},
+        life.Readmitted: {"stopped"},
         life.WakeAsked: {"starting Spawn", "stopped"},  # stopped: an operator wants it down
         life.StopAsked: {"stopped"},
         life.RestartAsked: {"starting Spawn"},
@@ -45,6 +47,7 @@ TABLE: dict[Phase, dict[type, set[str]]] = {
     },
     Phase.STARTING: {
         life.StartAsked: {"starting"},
+        life.Readmitted: {"starting"},
         life.WakeAsked: {"starting"},
         life.StopAsked: {"stopping Terminate"},
         life.RestartAsked: {"stopping Terminate"},
@@ -66,6 +69,7 @@ TABLE: dict[Phase, dict[type, set[str]]] = {
     },
     Phase.LOADING: {
         life.StartAsked: {"loading"},
+        life.Readmitted: {"loading"},
         life.WakeAsked: {"loading"},
         life.StopAsked: {"stopping Terminate"},
         life.RestartAsked: {"stopping Terminate"},
@@ -87,6 +91,7 @@ TABLE: dict[Phase, dict[type, set[str]]] = {
     },
     Phase.READY: {
         life.StartAsked: {"ready"},
+        life.Readmitted: {"ready"},
         life.WakeAsked: {"ready"},
         life.StopAsked: {"draining", "stopping Terminate"},
         life.RestartAsked: {"draining", "stopping Terminate"},
@@ -102,12 +107,13 @@ TABLE: dict[Phase, dict[type, set[str]]] = {
         life.Condemned: {"stopping FailLeases Kill"},
         life.DeviceLost: {"stopping FailLeases Kill"},
         life.Measured: {"ready"},
-        life.DeadlineReached: {"ready", "stopping FailLeases Terminate"},  # ready: nothing is in flight
+        life.DeadlineReached: {"ready", "stopping FailLeases Terminate"},  # ready: the pause of its breaker is over
         life.LeaseAsked: {"ready GrantLease", "ready RefuseLease"},
-        life.LeaseEnded: {"ready", "draining", "stopping Terminate"},  # too many requests failed
+        life.LeaseEnded: {"ready"},  # too many that failed keep others away, and nothing in flight is cut
     },
     Phase.SUSPECT: {
         life.StartAsked: {"suspect"},
+        life.Readmitted: {"suspect"},
         life.WakeAsked: {"suspect"},
         life.StopAsked: {"draining", "stopping Terminate"},
         life.RestartAsked: {"draining", "stopping Terminate"},
@@ -125,10 +131,11 @@ TABLE: dict[Phase, dict[type, set[str]]] = {
         life.Measured: {"suspect"},
         life.DeadlineReached: {"stopping FailLeases Terminate"},
         life.LeaseAsked: {"suspect RefuseLease"},
-        life.LeaseEnded: {"suspect", "draining", "stopping Terminate"},
+        life.LeaseEnded: {"suspect"},
     },
     Phase.DRAINING: {
         life.StartAsked: {"draining"},
+        life.Readmitted: {"draining"},
         life.WakeAsked: {"draining"},
         life.StopAsked: {"draining"},
         life.RestartAsked: {"draining"},
@@ -150,6 +157,7 @@ TABLE: dict[Phase, dict[type, set[str]]] = {
     },
     Phase.STOPPING: {
         life.StartAsked: {"stopping"},
+        life.Readmitted: {"stopping"},
         life.WakeAsked: {"stopping"},
         life.StopAsked: {"stopping"},
         life.RestartAsked: {"stopping"},
@@ -171,6 +179,7 @@ TABLE: dict[Phase, dict[type, set[str]]] = {
     },
     Phase.BACKOFF: {
         life.StartAsked: {"starting Spawn"},
+        life.Readmitted: {"backoff"},
         life.WakeAsked: {"backoff"},
         life.StopAsked: {"stopped"},
         life.RestartAsked: {"starting Spawn"},
@@ -192,6 +201,7 @@ TABLE: dict[Phase, dict[type, set[str]]] = {
     },
     Phase.PARKED: {
         life.StartAsked: {"starting Spawn"},
+        life.Readmitted: {"parked"},
         life.WakeAsked: {"parked"},
         life.StopAsked: {"parked", "stopped"},  # parked: it was only to make room
         life.RestartAsked: {"starting Spawn"},
@@ -213,6 +223,7 @@ TABLE: dict[Phase, dict[type, set[str]]] = {
     },
     Phase.UNKILLABLE: {
         life.StartAsked: {"unkillable"},
+        life.Readmitted: {"unkillable"},
         life.WakeAsked: {"unkillable"},
         life.StopAsked: {"unkillable"},
         life.RestartAsked: {"unkillable"},
@@ -296,8 +307,32 @@ def test_every_wait_for_a_process_has_an_end() -> None:
     holds_everywhere(lambda s: s.stop not in {StopStep.TERM, StopStep.KILL} or s.deadline is not None)
 
 
-def test_a_ready_backend_has_a_deadline_exactly_while_it_works() -> None:
-    holds_everywhere(lambda s: s.phase is not Phase.READY or (s.deadline is not None) == (s.in_flight > 0))
+def test_a_ready_backend_has_a_deadline_exactly_while_it_works_or_its_breaker_is_open() -> None:
+    ready = [s for s in reachable() if s.phase is Phase.READY]
+    assert all((s.work_due is not None) == (s.in_flight > 0) for s in ready)
+    assert all(s.deadline == earliest(s.work_due, s.open_until) for s in ready)
+    holds_everywhere(lambda s: s.phase is Phase.READY or s.work_due is None)
+
+
+def test_an_open_breaker_lets_nothing_in_and_one_on_trial_a_single_job() -> None:
+    holds_everywhere(lambda s: s.open_until is None or (s.on_trial and not room(s, POLICY, 0)))
+    holds_everywhere(lambda s: not s.trial or (s.on_trial and s.in_flight > 0 and not room(s, POLICY, 0)))
+    holds_everywhere(lambda s: not s.on_trial or s.failed_in_row > 0)
+    assert {(s.open_until is None, bool(s.trial), s.in_flight) for s in reachable() if s.on_trial} >= {
+        (False, False, 0), (False, False, 1), (True, False, 0), (True, False, 1), (True, True, 1), (True, True, 2),
+    }  # fmt: skip
+
+
+def test_a_ready_backend_says_why_it_does_not_get_all_it_could() -> None:
+    def breaker(state: BackendState) -> tuple[Phase, bool, float | None]:
+        return state.phase, state.on_trial, state.open_until
+
+    for state in reachable():
+        for event in EVENTS.values():
+            after, _ = step(state, event, POLICY, NOW)
+            if after.phase is Phase.READY and breaker(after) != breaker(state):
+                assert bool(after.reason) is after.on_trial
+                assert ("for a while" in after.reason) is (after.open_until is not None)
 
 
 def test_what_waits_for_an_operator_or_for_the_kernel_has_no_deadline() -> None:
@@ -363,7 +398,7 @@ def test_only_an_operator_starts_what_an_operator_stopped() -> None:
         for event in EVENTS.values():
             after, effects = step(state, event, POLICY, NOW)
             if not isinstance(event, may):
-                assert after.want is Want.DOWN
+                assert after.want is (Want.ON_DEMAND if isinstance(event, life.Readmitted) else Want.DOWN)
                 assert not any(isinstance(effect, life.Spawn) for effect in effects), (state, event)
 
 
@@ -391,7 +426,7 @@ def test_a_process_that_was_there_is_always_asked_or_made_to_go() -> None:
 
 
 def test_no_deadline_that_is_set_lies_in_the_past_and_time_in_a_phase_starts_with_it() -> None:
-    later = NOW + 500.0
+    later = NOW + 0.5
     for state in reachable():
         for event in EVENTS.values():
             after, _ = step(state, event, POLICY, later)

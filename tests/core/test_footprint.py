@@ -172,14 +172,37 @@ ESTIMATED = Need(6 * GIB, 2 * GIB, 20.0)
 
 def test_what_is_configured_comes_before_what_was_learned_before_what_is_estimated() -> None:
     known = (Source.CONFIGURED, Source.LEARNED, Source.ESTIMATED, Source.UNKNOWN)
-    assert settled(1, 2, LEARNED, ESTIMATED) == Need(1, 2, 9.0, known[0], known[0])
-    assert settled(1, None, LEARNED, ESTIMATED) == Need(1, GIB, 9.0, known[0], known[1])
+    most = 9 * GIB
+    assert settled(most, 2, LEARNED, ESTIMATED) == Need(most, 2, 9.0, known[0], known[0])
+    assert settled(most, None, LEARNED, ESTIMATED) == Need(most, GIB, 9.0, known[0], known[1])
     assert settled(None, None, LEARNED, ESTIMATED) == Need(8 * GIB, GIB, 9.0, known[1], known[1])
     assert settled(None, None, None, ESTIMATED) == ESTIMATED
     assert settled(0, None, None, Need(5, None, 1.0)) == Need(0, None, 1.0, known[0], known[3])
     unmeasured = replace(LEARNED, vram=None, load_s=None)
     assert settled(None, None, unmeasured, ESTIMATED) == Need(6 * GIB, GIB, 20.0, known[2], known[1])
     assert settled(None, None, None, Need(None, None, 1.0)) == Need(None, None, 1.0, known[3], known[3])
+
+
+def test_vram_configured_below_what_was_measured_is_not_believed_and_that_is_said() -> None:
+    found = settled(4 * GIB, None, LEARNED, ESTIMATED)
+    assert (found.vram, found.vram_source) == (8 * GIB, Source.LEARNED)
+    assert found.contradicts == "says 4.0 GiB, took 8.0 GiB"
+
+
+@pytest.mark.parametrize("configured", [8 * GIB, 9 * GIB])
+def test_vram_configured_to_hold_what_was_measured_is_believed(configured: int) -> None:
+    found = settled(configured, None, LEARNED, ESTIMATED)
+    assert (found.vram, found.vram_source, found.contradicts) == (configured, Source.CONFIGURED, "")
+
+
+def test_a_difference_too_small_for_words_counts_and_is_not_told() -> None:
+    found = settled(8 * GIB - MIB, None, LEARNED, ESTIMATED)
+    assert (found.vram, found.vram_source, found.contradicts) == (8 * GIB, Source.LEARNED, "")
+
+
+def test_ram_is_what_the_configuration_says_whatever_was_mapped() -> None:
+    found = settled(None, MIB, LEARNED, ESTIMATED)
+    assert (found.ram, found.ram_source, found.contradicts) == (MIB, Source.CONFIGURED, "")
 
 
 # --- learning --------------------------------------------------------------------------------------------------------

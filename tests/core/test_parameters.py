@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from supervisord.core.errors import TokenLimitError
 from supervisord.core.parameters import Edits, check, edits, upstream, wants_usage
+from supervisord.core.request import LENGTHS
 from supervisord.core.routing import Parameters
 
 CHAT, TEXT, EMBED = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
@@ -81,13 +82,22 @@ def test_a_missing_limit_is_filled_in(endpoint: str) -> None:
     assert edits(both, ("max_tokens",), endpoint, None) == Edits({"max_tokens": "512"}), "null is no limit"
 
 
-@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize("name", LENGTHS)
 def test_what_the_client_or_the_configuration_says_is_not_filled_in(name: str) -> None:
     assert not edits(Parameters(max_tokens_default=512), (name,), CHAT, 7)
     assert edits(Parameters(max_tokens_default=512, set={name: "9"}), WRITTEN, CHAT, None) == Edits({name: "9"})
     assert edits(Parameters(max_tokens_default=512, strip=frozenset({name})), (name,), CHAT, 7) == Edits(
         {"max_tokens": "512"}, frozenset({name}) - {"max_tokens"}
     )
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_what_is_set_is_not_overruled_by_another_name(name: str) -> None:
+    """llama.cpp goes by n_predict where that is written, and by the newer name before the older."""
+    set_ = Parameters(set={name: "9"})
+
+    assert edits(set_, (*WRITTEN, *LENGTHS), CHAT, 99) == Edits({name: "9"}, frozenset(LENGTHS) - {name})
+    assert edits(set_, WRITTEN, CHAT, None) == Edits({name: "9"})
 
 
 def test_embeddings_have_no_answer_to_limit() -> None:

@@ -41,6 +41,39 @@ def busy(name: str, size: float = 11.0, on: str = GPU0, **changes: object) -> Te
     return replace(idle(name, size, on, in_flight=1, idle_since=NOW - 0.1), **changes)
 
 
+# --- how long they may finish -----------------------------------------------------------------------------------------
+
+
+def pressed(now: float, *, finish_s: float | None = 60.0, **changes: object) -> Plan:
+    """What a newcomer whose time is up makes of a victim that has something in flight."""
+    policy = PlacementPolicy(finish_s=finish_s)
+    return plan([newcomer(insisted=True), busy("a", **changes)], cards(), now, policy)
+
+
+def test_one_that_was_just_closed_may_finish_for_a_while() -> None:
+    made = pressed(NOW)
+    assert (set(made.close), made.leave, made.look_again) == ({"a"}, {}, NOW + 60.0)
+    made = pressed(NOW + 59.9, closed_since=NOW)
+    assert (set(made.close), made.leave, made.look_again) == ({"a"}, {}, NOW + 60.0)
+
+
+def test_one_that_does_not_finish_leaves_with_what_it_has_in_flight() -> None:
+    made = pressed(NOW + 60.0, closed_since=NOW)
+    assert made.close == {}
+    assert made.leave == {"a": "makes room for n on gpu0, and did not finish in 60 s"}
+    assert made.hold == {"n": "waits for a to make room on gpu0"}
+
+
+def test_without_a_bound_it_may_finish_for_ever() -> None:
+    made = pressed(NOW + 1e6, finish_s=None, closed_since=NOW)
+    assert (set(made.close), made.leave, made.look_again) == ({"a"}, {}, None)
+
+
+def test_who_was_closed_long_ago_is_let_alone_once_nobody_needs_its_place() -> None:
+    made = plan([busy("a", closed_since=NOW - 100.0)], cards(), NOW)
+    assert (made.close, made.leave) == ({}, {})
+
+
 # --- whom ------------------------------------------------------------------------------------------------------------
 
 
@@ -163,6 +196,7 @@ def test_a_working_one_goes_on_until_the_newcomer_has_waited_for_long() -> None:
     assert plan(tenants, cards(), NOW + 30.0) == Plan(
         close={"a": "finishes what it has begun, and makes room for n on gpu0"},
         hold={"n": "waits for a to make room on gpu0"},
+        look_again=NOW + 90.0,
     )
 
 

@@ -1,5 +1,6 @@
 """plan() against a small model of the world, in any order of events: memory that is measured late and released late,
-foreign processes, operators, lost cards. At the end of each story the world becomes kind, and everybody is served."""
+foreign processes, operators, lost cards, answers without end, routes that change under their jobs. At the end of each
+story the world becomes kind, and everybody is served."""
 
 from collections import deque
 from dataclasses import dataclass, field, replace
@@ -8,12 +9,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from supervisord.core.placement import HOST, Holder, Plan, Pool, Standing, Tenant, plan
+from supervisord.core.placement import HOST, Holder, PlacementPolicy, Plan, Pool, Standing, Tenant, plan
 
 GPU0, GPU1 = "GPU-0", "GPU-1"
 TOTAL = {GPU0: 24, GPU1: 16, HOST: 32}
 RESERVE = 2
 LOAD_S = 4.0
+FINISH_S = 20.0
+POLICY = PlacementPolicy(finish_s=FINISH_S)
 ONE, OTHER, CPU, BOTH = frozenset({GPU0}), frozenset({GPU1}), frozenset({HOST}), frozenset({GPU0, GPU1})
 
 BACKENDS = [
@@ -31,10 +34,16 @@ BACKENDS = [
     Tenant("huge", Standing.AWAY, {GPU0: 23}, turn=ONE),
 ]
 NAMES = [b.name for b in BACKENDS]
-MUST_BE_SERVED = [n for n in NAMES if n not in {"modest", "huge"}]
+# Each backend serves its own route; these are served by several, in this order.
+SHARED = {"either": ("a", "d"), "any": ("small", "cpu", "wide")}
+ROUTES = {**{name: (name,) for name in NAMES}, **SHARED}
+NOT_FOR_SURE = {"modest", "huge"}
+MUST_BE_SERVED = [r for r in ROUTES if r not in NOT_FOR_SURE]
 PRESENT = {Standing.STARTING, Standing.RESIDENT, Standing.LEAVING}
 
 names = st.sampled_from(NAMES)
+routes = st.sampled_from(sorted(ROUTES))
+able = st.sampled_from([n for n in NAMES if n not in NOT_FOR_SURE])
 picks = st.integers(0, 100)
 keys = st.sampled_from(sorted(TOTAL))
 
@@ -45,10 +54,12 @@ class Side:
 
     spec: Tenant
     standing: Standing = Standing.AWAY
-    jobs: deque[float] = field(default_factory=deque)
+    asks: bool = False  # for a place, until it is told that it has it or does not need it
+    modest: bool = False  # it was asked only to help out
     in_flight: int = 0
+    endless: int = 0  # of those in flight: they never end by themselves
     insisted: bool = False
-    closed: bool = False
+    closed_since: float | None = None
     uses: dict[str, int] = field(default_factory=dict)
     told: dict[str, int] = field(default_factory=dict)
     since: float = 0.0
@@ -61,19 +72,20 @@ class Side:
             return 0
         return max(self.uses.get(key, 0), 0 if self.standing is Standing.LEAVING else self.spec.expects.get(key, 0))
 
-    def tenant(self) -> Tenant:
-        asks = self.jobs or self.insisted or self.spec.lasting
-        waits = self.standing is Standing.AWAY and asks
-        first = self.jobs[0] if self.jobs else None
+    def tenant(self, jobs: list[float], *, others_serve: bool) -> Tenant:
+        waits = self.standing is Standing.AWAY and self.asks
+        first = min(jobs, default=None)
         return replace(
             self.spec,
             standing=Standing.WAITING if waits else self.standing,
             holds=dict(self.told),
             in_flight=self.in_flight,
-            queued=len(self.jobs),
+            queued=len(jobs),
             due=first,
             rank=first,
             insisted=self.insisted,
+            modest=self.spec.modest or (self.modest and others_serve),
+            closed_since=self.closed_since,
             idle_since=self.idle_since,
             ready_since=self.ready_since,
             load_s=LOAD_S,
@@ -85,6 +97,8 @@ class World(RuleBasedStateMachine):
         super().__init__()
         self.now = 1000.0
         self.sides = {b.name: Side(b) for b in BACKENDS}
+        self.jobs: dict[str, deque[float]] = {route: deque() for route in ROUTES}
+        self.routes = dict(ROUTES)
         self.foreign = dict.fromkeys(TOTAL, 0)
         self.lost: set[str] = set()
         self.pools: dict[str, Pool] = {}
@@ -110,39 +124,76 @@ class World(RuleBasedStateMachine):
             if not (key in self.lost and key == GPU1)  # a lost card may also be gone from the sample altogether
         }  # fmt: skip
 
+    def tenant(self, name: str) -> Tenant:
+        mine = [r for r, backends in self.routes.items() if name in backends and self.jobs[r]]
+        others = {other for r in mine for other in self.routes[r] if other != name}
+        others_serve = any(self.sides[o].standing in {Standing.STARTING, Standing.RESIDENT} for o in others)
+        return self.sides[name].tenant([due for r in mine for due in self.jobs[r]], others_serve=others_serve)
+
     def ask(self, now: float) -> Plan:
-        return plan([s.tenant() for s in self.sides.values()], self.pools, now)
+        return plan([self.tenant(name) for name in self.sides], self.pools, now, POLICY)
 
     # --- the engine, in small ----------------------------------------------------------------------------------------
 
     def decide(self) -> None:
+        self.wake()
         made = self.ask(self.now)
-        tenants = {name: side.tenant() for name, side in self.sides.items()}
+        tenants = {name: self.tenant(name) for name in self.sides}
         self.check_answers(made, tenants)
         self.check_departures(made, tenants)
+        for name, side in self.sides.items():
+            since = self.now if side.closed_since is None else side.closed_since
+            side.closed_since = since if name in {*made.close, *made.leave} else None
         self.check_time(made)
+        for name in made.withdraw:
+            self.sides[name].asks = False
         for name in made.admit:
             side = self.sides[name]
+            side.asks = side.modest = False
             assert not any(o.spec.turn & side.spec.turn for o in self.sides.values() if o.standing is Standing.STARTING)
             side.standing, side.since, side.uses = Standing.STARTING, self.now, {}
             self.check_budget(side)
-        for name, side in self.sides.items():
-            side.closed = name in made.close
-            if name in made.leave:
-                side.standing, side.since = Standing.LEAVING, self.now
+        for name in made.leave:
+            self.leaves(self.sides[name])
         self.dispatch()
 
-    def dispatch(self) -> None:
+    def leaves(self, side: Side) -> None:
+        side.standing, side.since, side.closed_since = Standing.LEAVING, self.now, None
+        side.in_flight = side.endless = 0
+
+    def wake(self) -> None:
+        """As the dispatcher does: in earnest, where nobody else of a route is there or on its way."""
         for side in self.sides.values():
-            while side.standing is Standing.RESIDENT and not side.closed and side.jobs and side.in_flight < 2:
-                side.jobs.popleft()
-                side.in_flight += 1
+            if side.standing in {Standing.AWAY, Standing.LEAVING} and (side.insisted or side.spec.lasting):
+                side.asks, side.modest = True, False
+        for route, jobs in self.jobs.items():
+            members = [self.sides[name] for name in self.routes[route]]
+            if not jobs or any(self.is_hope(side) for side in members):
+                continue
+            asleep = [side for side in members if side.standing in {Standing.AWAY, Standing.LEAVING}]
+            for side in asleep[:1]:
+                side.asks, side.modest = True, False
+
+    def is_hope(self, side: Side) -> bool:
+        if side.standing is Standing.RESIDENT:
+            return side.closed_since is None
+        return side.standing is Standing.STARTING or (side.asks and not side.modest)
+
+    def dispatch(self) -> None:
+        for route, jobs in self.jobs.items():
+            for side in (self.sides[name] for name in self.routes[route]):
+                serves = side.standing is Standing.RESIDENT and side.closed_since is None
+                while serves and jobs and side.in_flight < 2:
+                    jobs.popleft()
+                    side.in_flight += 1
 
     def check_answers(self, made: Plan, tenants: dict[str, Tenant]) -> None:
         """Everybody who waits is told exactly one thing, and nobody else is told anything of the kind."""
         told = [*made.admit, *made.hold, *made.withdraw, *made.never]
         assert sorted(told) == sorted(t.name for t in tenants.values() if t.standing is Standing.WAITING)
-        assert not made.withdraw
+        for tenant in tenants.values():
+            needed = tenant.lasting or tenant.insisted or tenant.queued > 0
+            assert (tenant.name in made.withdraw) is (tenant.standing is Standing.WAITING and not needed)
         assert set(made.never) <= {"huge"}
         assert all([*made.hold.values(), *made.never.values()])
 
@@ -152,7 +203,9 @@ class World(RuleBasedStateMachine):
             victim = tenants[name]
             assert victim.standing is Standing.RESIDENT
             assert not victim.pinned
-            assert (victim.in_flight == 0) is (name in made.leave)
+            since = self.now if victim.closed_since is None else victim.closed_since
+            out_of_time = self.now >= since + FINISH_S
+            assert (victim.in_flight == 0 or out_of_time) is (name in made.leave)
             expired = victim.idle and victim.ttl_s is not None and self.now >= victim.idle_since + victim.ttl_s
             assert newcomers or expired, "left for nobody"
             if not victim.idle and not any(n.insisted for n in newcomers):
@@ -178,18 +231,35 @@ class World(RuleBasedStateMachine):
 
     # --- what can happen ---------------------------------------------------------------------------------------------
 
-    @rule(name=names)
-    def arrive(self, name: str) -> None:
-        self.sides[name].jobs.append(self.now)
+    @rule(route=routes)
+    def arrive(self, route: str) -> None:
+        self.jobs[route].append(self.now)
 
-    @rule(name=names)
-    def give_up(self, name: str) -> None:
-        if self.sides[name].jobs:
-            self.sides[name].jobs.popleft()
+    @rule(route=routes)
+    def give_up(self, route: str) -> None:
+        if self.jobs[route]:
+            self.jobs[route].popleft()
+
+    @rule(route=st.sampled_from(MUST_BE_SERVED), backends=st.lists(able, min_size=1, max_size=3, unique=True))
+    def reroute(self, route: str, backends: list[str]) -> None:
+        """Its jobs are somebody else's from now on."""
+        self.routes[route] = tuple(backends)
+
+    @rule(route=st.sampled_from(sorted(SHARED)))
+    def help_out(self, route: str) -> None:
+        for side in (self.sides[name] for name in self.routes[route]):
+            if self.jobs[route] and side.standing is Standing.AWAY and not side.asks:
+                side.asks = side.modest = True
 
     @rule(name=names)
     def insist(self, name: str) -> None:
-        self.sides[name].insisted = self.sides[name].standing is Standing.AWAY
+        """Also on one that is just leaving: it is to come back."""
+        self.sides[name].insisted = self.sides[name].standing in {Standing.AWAY, Standing.LEAVING}
+
+    @rule(pick=picks)
+    def never_end(self, pick: int) -> None:
+        for side in self.one_of(pick, Standing.RESIDENT):
+            side.endless = min(1, side.in_flight)
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 5.0, 12.0, 31.0]))
     def wait(self, seconds: float) -> None:
@@ -217,14 +287,16 @@ class World(RuleBasedStateMachine):
     @rule(pick=picks)
     def crash(self, pick: int) -> None:
         for side in self.one_of(pick, Standing.STARTING, Standing.RESIDENT):
-            side.standing, side.in_flight, side.insisted = Standing.LEAVING, 0, False
+            self.leaves(side)
+            side.insisted = False
 
     @rule(pick=picks, all_of_them=st.booleans())
     def finish(self, pick: int, all_of_them: bool) -> None:
         for side in self.one_of(pick, Standing.RESIDENT):
-            self.answers(side, side.in_flight if all_of_them else min(1, side.in_flight))
+            self.answers(side, side.in_flight if all_of_them else 1)
 
     def answers(self, side: Side, jobs: int) -> None:
+        jobs = min(jobs, side.in_flight - side.endless)
         if jobs:
             side.in_flight -= jobs
             side.idle_since = self.now
@@ -267,14 +339,16 @@ class World(RuleBasedStateMachine):
         self.foreign = dict.fromkeys(TOTAL, 0)
         self.lost = set()
         begun = self.now
-        while any(self.sides[n].jobs or self.sides[n].in_flight for n in MUST_BE_SERVED):
+        endless = sum(side.endless for side in self.sides.values())
+        while any(self.jobs[route] for route in MUST_BE_SERVED):
             self.now += 0.5
             for side in self.sides.values():
                 self.one_kind_step(side)
             self.sample()
             self.decide()
             # Each in line may keep the next one waiting for its load and its residence.
-            assert self.now - begun <= 30.0 + len(NAMES) * (LOAD_S + 10.0 + 2.0), "somebody starves"
+            bound = 30.0 + len(NAMES) * (LOAD_S + 10.0 + 2.0) + endless * FINISH_S
+            assert self.now - begun <= bound, "somebody starves"
 
     def one_kind_step(self, side: Side) -> None:
         if side.standing is Standing.LEAVING:
@@ -283,7 +357,7 @@ class World(RuleBasedStateMachine):
             side.uses = dict(side.spec.expects)
             self.serves(side)
         else:
-            self.answers(side, min(1, side.in_flight))
+            self.answers(side, 1)
 
 
 def test_any_order_of_events() -> None:

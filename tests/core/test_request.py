@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from supervisord.core.errors import InvalidRequestError
 from supervisord.core.job import Priority, Submission
-from supervisord.core.request import ENDPOINTS, LONGEST_WAIT_S, JsonKind, Value, submission
+from supervisord.core.request import CHOICES, ENDPOINTS, LENGTHS, LONGEST_WAIT_S, JsonKind, Value, submission
 
 CHAT, TEXT, EMBED = (ENDPOINTS[f"/v1/{name}"] for name in ("chat/completions", "completions", "embeddings"))
 BODY = b'{"model":"m"}'
@@ -38,7 +38,7 @@ def test_all_there_can_be() -> None:
         "x-deadline": "30",
     }
 
-    assert check(headers, stream=True, max_tokens=5, temperature=0.5) == Submission(
+    assert check(headers, stream=True, max_tokens=5, n=3, temperature=0.5) == Submission(
         "/v1/chat/completions",
         "m",
         BODY,
@@ -46,6 +46,7 @@ def test_all_there_can_be() -> None:
         priority=Priority.HIGH,
         client="batch-7",
         max_tokens=5,
+        choices=3,
         temperature=0.5,
         patience_s=600.0,
         deadline_s=30.0,
@@ -102,16 +103,46 @@ def test_embeddings_do_not_stream() -> None:
     assert not submission(EMBED, BODY, {**members, "stream": False}, {}).stream
 
 
-@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize("name", [*LENGTHS, *CHOICES])
 @pytest.mark.parametrize("value", ["5", 5.0, True, JsonKind.ARRAY, 2**63, -(2**63), 10**400])
 def test_a_limit_must_be_a_whole_number_that_can_be_stored(name: str, value: Value) -> None:
     assert refused(**{name: value}).param == name
 
 
-def test_the_newer_name_of_the_limit_wins() -> None:
+def test_the_most_that_any_name_of_the_limit_asks_for_counts() -> None:
+    """Which of them a server goes by is its own affair: llama.cpp by n_predict, before OpenAI's two."""
     assert check(max_tokens=5, max_completion_tokens=7).max_tokens == 7
-    assert check(max_tokens=5, max_completion_tokens=0).max_tokens == 0
-    assert check(max_tokens=-1).max_tokens == -1  # llama.cpp: no limit
+    assert check(max_tokens=5, max_completion_tokens=0).max_tokens == 5
+    assert check(max_tokens=5, n_predict=60).max_tokens == 60
+    assert check(max_tokens=60, n_predict=5).max_tokens == 60
+    assert check(max_tokens=None, n_predict=60).max_tokens == 60
+    assert check(n_predict=0).max_tokens == 0
+    assert check(n_predict=None, max_tokens=None).max_tokens is None
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_an_answer_without_an_end_is_longer_than_any(name: str) -> None:
+    assert check(**({"max_tokens": 5, "max_completion_tokens": 7, "n_predict": 9} | {name: -1})).max_tokens == -1
+    assert check(**{name: -2}).max_tokens == -2
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_how_many_answers_are_asked_for(name: str) -> None:
+    assert check(**{name: 8}).choices == 8
+    assert check(**{name: None}).choices == 1
+    assert check(**({"n": 2, "best_of": 2, "n_cmpl": 2} | {name: 5})).choices == 5, "the most of them"
+
+
+@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize(
+    ("value", "told"), [(0, "above 0"), (-1, "above 0"), ("2", "below 2"), (1.5, "below"), (True, "")]
+)
+def test_nonsense_for_answers_is_refused(name: str, value: Value, told: str) -> None:
+    error = refused(**{name: value})
+
+    assert error.param == name
+    assert f'"{name}" must be a whole number' in error.message
+    assert told in error.message
 
 
 @pytest.mark.parametrize("value", ["0.5", True, JsonKind.STRING, 10**400, float("inf"), float("nan")])
@@ -159,9 +190,7 @@ def test_who_asks(headers: Mapping[str, str], client: str) -> None:
 
 
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(JsonKind)
-MEMBERS = st.dictionaries(
-    st.sampled_from(["model", "messages", "stream", "max_tokens", "max_completion_tokens", "temperature"]), VALUES
-)
+MEMBERS = st.dictionaries(st.sampled_from(["model", "messages", "stream", "temperature", *LENGTHS, *CHOICES]), VALUES)
 HEADERS = st.dictionaries(
     st.sampled_from(["x-priority", "x-deadline", "x-stainless-read-timeout", "x-client", "user-agent"]),
     st.text(max_size=12),

@@ -139,12 +139,12 @@ async def kill_under_load(daemon: Daemon, client: openai.AsyncOpenAI, who: str) 
     chunks = aiter(stream)
     await anext(chunks)
     async with asyncio.TaskGroup() as group:
-        asked = [group.create_task(ask_shared(client, 200)) for _ in range(3)]
+        asked = [group.create_task(ask_shared(client, 300)) for _ in range(3)]
 
         async def running_there() -> bool:
-            return int((await daemon.backend("tiny"))["in_flight"]) == 4
+            return int((await daemon.backend("tiny"))["in_flight"]) >= 2  # the model is tiny, and quick
 
-        await daemon.until(running_there, "all of them to run at vLLM")
+        await daemon.until(running_there, "the stream and others to run at vLLM")
         tree[who].kill()
         with pytest.raises(openai.APIError):  # said in-band: never a clean end
             async for _ in chunks:

@@ -57,6 +57,38 @@ def remote(name: str, url: str = "http://127.0.0.1:4000/v1", key: str = "", **ch
     return replace(spec, **changes)
 
 
+class Wire:
+    """`ports.Client` that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.status: int | None = None
+        self.headers: dict[str, str] = {}
+        self.body = b""
+        self.finished = self.aborted = False
+
+    def start(self, status: int, headers: Sequence[tuple[str, str]], *, length: int | None) -> None:
+        """See `ports.Client`."""
+        del length
+        assert self.status is None, "a head can be sent once"
+        self.status, self.headers = status, dict(headers)
+
+    def write(self, data: bytes) -> bool:
+        """See `ports.Client`."""
+        assert self.status is not None
+        assert not self.finished
+        self.body += data
+        return True
+
+    async def drained(self) -> None:
+        return None
+
+    def finish(self) -> None:
+        self.finished = True
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
 @dataclass(slots=True)
 class Rig:
     """The engine, and everything around it."""

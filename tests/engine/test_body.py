@@ -15,7 +15,10 @@ from supervisord.runtimes.base import BackendSpec, RuntimeKind
 from tests.engine.rig import CHAT, llama, remote, rig
 
 # What a decoder would not give back: spaces, number forms, escapes, digits beyond a double.
-ODD = b'{ "model":"m",\t"x": 1.0e0, "big": 12345678901234567890123, "t": "\\u00e9\\/\\ud83d\\ude00",\n "list": [ 1,2 , {"a" : null} ] }'
+ODD = (
+    b'{ "model":"m",\t"x": 1.0e0, "big": 12345678901234567890123, '
+    b'"t": "\\u00e9\\/\\ud83d\\ude00",\n "list": [ 1,2 , {"a" : null} ] }'
+)
 
 
 @pytest.fixture
@@ -78,9 +81,14 @@ def test_parameters_are_set_filled_in_and_stripped() -> None:
 def test_the_clients_own_limit_stays_and_one_beyond_the_models_is_refused() -> None:
     wanted = Parameters(max_tokens_default=64, max_tokens_limit=100)
     asked = chat(b'{"max_completion_tokens":99}', max_tokens=99)
-    assert shaped(wanted, asked) is asked
+    assert shaped(wanted, asked) == asked
     with pytest.raises(TokenLimitError, match="101 tokens were asked for, and this model's limit is 100"):
         shaped(wanted, chat(b'{"max_tokens":101}', max_tokens=101))
+
+
+def test_a_limit_that_stands_there_twice_is_sent_once_as_it_was_checked() -> None:
+    done = shaped(Parameters(max_tokens_limit=100), chat(b'{"max_tokens":9999,"max_tokens":5}', max_tokens=5))
+    assert done.body == b'{"max_tokens":5}'
 
 
 def test_a_limit_that_the_configuration_sets_is_the_one_that_counts() -> None:

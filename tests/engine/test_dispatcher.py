@@ -59,13 +59,25 @@ async def test_what_waits_for_a_backend_is_counted_over_all_its_models() -> None
         it.submit("z")
         now = it.clock.monotonic()
         found = outlook.waiting_for("b")
-        assert (found.queued, found.due) == (4, early.job.arrived), "those it is the last resort of among them"
+        assert (found.queued, found.due) == (3, early.job.arrived)
         assert (found.rank, found.rank_since) == (now, now), "the high one is ordered before those that came earlier"
         found = outlook.waiting_for("a")
         assert (found.queued, found.due, found.rank_since) == (3, early.job.arrived, early.job.arrived)
 
 
-@pytest.mark.xfail(reason="Outlook.waiting_for: due is the arrival of who is first in line, not of the oldest")
+async def test_jobs_count_for_a_last_resort_only_while_nobody_else_could_come() -> None:
+    async with rig(llama("a"), llama("b"), routes=[Route(("m",), ("a",), last_resort=("b",))]) as it:
+        it.processes.on_start = lambda process: process.site.answers.update({"/health": LOADING})
+        outlook = it.supervisor.dispatcher.outlook
+        it.submit("m")
+        await it.clock.advance(1)
+        assert (outlook.waiting_for("a").queued, outlook.waiting_for("b").queued) == (1, 0)
+        it.processes.of("a").ends(1)
+        await it.pass_until(lambda: it.phase("a") is Phase.BACKOFF)
+        assert outlook.waiting_for("b").queued == 1
+        assert it.phase("b") is not Phase.STOPPED
+
+
 async def test_one_in_a_hurry_does_not_make_those_before_it_wait_longer() -> None:
     async with rig(llama("a"), started=False) as it:
         early = it.submit("a")
@@ -88,10 +100,7 @@ async def test_whether_another_one_serves_them_is_told() -> None:
         it.end(running)
 
 
-_LAST_COUNTS = pytest.mark.xfail(reason="Outlook.waiting_for: others_serve is that of the last line it looked at")
-
-
-@pytest.mark.parametrize("order", [pytest.param(("n", "m"), marks=_LAST_COUNTS), ("m", "n")])
+@pytest.mark.parametrize("order", [("n", "m"), ("m", "n")])
 async def test_nobody_else_serves_them_while_one_of_the_models_has_nobody_else(order: tuple[str, str]) -> None:
     routes = {"n": Route(("n",), ("b",)), "m": Route(("m",), ("a", "b"))}
     async with rig(llama("a"), llama("b", 23.5), routes=[routes[name] for name in order]) as it:
@@ -151,6 +160,20 @@ async def test_the_size_of_the_job_decides_whether_there_is_room() -> None:
         assert it.supervisor.dispatcher.queue.waiting_for("a") == 1
 
 
+async def test_small_requests_of_another_model_do_not_take_what_a_large_one_waits_for() -> None:
+    async with rig(llama("a", slots=8), routes=[Route(("m",), ("a",)), Route(("n",), ("a",))]) as it:
+        await it.up("a")
+        it["a"]._actor.state = replace(it["a"].state, capacity=1000)
+        first = it.submit("m", tokens=900)
+        large = it.submit("m", tokens=800)
+        small = it.submit("n", tokens=50)
+        assert not large.lease.done()
+        assert not small.lease.done()
+        it.end(first)
+        assert large.lease.done()
+        assert small.lease.done(), "both fit now"
+
+
 async def test_a_start_that_is_held_is_shown_as_such() -> None:
     async with rig(llama("a", 14)) as it:
         it.machine.cards[0].used[STRANGER] = 20 * GIB
@@ -181,20 +204,25 @@ async def test_jobs_of_a_model_that_is_gone_are_refused_and_the_others_stay() ->
     async with rig(llama("a"), llama("b"), started=False) as it:
         gone, stays = it.submit("a"), it.submit("b")
         it.supervisor.dispatcher.route_by(Routes([Route(("b",), ("b",))]))
-        with pytest.raises(ModelNotFoundError, match='"a" was removed or changed by a reload'):
+        with pytest.raises(ModelNotFoundError, match='"a" was removed by a reload'):
             await gone.lease
         assert not stays.lease.done()
         assert len(it.supervisor.dispatcher.queue) == 1
 
 
-async def test_jobs_whose_name_now_means_another_model_are_refused_too() -> None:
+async def test_jobs_whose_name_now_leads_elsewhere_wait_there_at_the_place_they_had() -> None:
     routes = [Route(("m", "alias"), ("a",)), Route(("n",), ("b",))]
     async with rig(llama("a"), llama("b"), routes=routes, started=False) as it:
         moved, stays = it.submit("alias"), it.submit("m")
+        it.submit("n")
         it.supervisor.dispatcher.route_by(Routes([Route(("m",), ("a",)), Route(("n", "alias"), ("b",))]))
-        with pytest.raises(ModelNotFoundError):
+        assert not moved.lease.done()
+        queue = it.supervisor.dispatcher.queue
+        assert [job.id for job in queue.first_of_each_model()] == [moved.job.id, stays.job.id]
+        assert (moved.job.line, queue.waiting_for("n"), queue.waiting_for("m")) == ("n", 2, 1)
+        assert it.supervisor.dispatcher.cancel(moved.job.id)
+        with pytest.raises(JobCancelledError):
             await moved.lease
-        assert not stays.lease.done()
 
 
 async def test_names_that_nobody_knows_wait_in_the_line_of_the_default() -> None:
@@ -204,6 +232,33 @@ async def test_names_that_nobody_knows_wait_in_the_line_of_the_default() -> None
         it.supervisor.dispatcher.route_by(Routes(it.supervisor.routes.all, None))
         with pytest.raises(ModelNotFoundError):
             await unknown.lease
+
+
+async def test_a_job_whose_model_was_removed_while_it_ran_is_not_tried_again_and_gives_its_slot_back() -> None:
+    async with rig(llama("a"), llama("b")) as it:
+        await it.up("a")
+        lease = it.submit("a").lease.result()
+        it.supervisor.dispatcher.route_by(Routes([Route(("b",), ("b",))]))
+        with pytest.raises(ModelNotFoundError):
+            it.supervisor.dispatcher.retry(lease, retried(lease.job, "a", 9999.0))
+        assert (it["a"].state.in_flight, it["a"].state.failed_in_row) == (0, 1)
+        with pytest.raises(ModelNotFoundError):
+            it.supervisor.dispatcher.again(lease.job, lease.key)
+        assert len(it.supervisor.dispatcher.queue) == 0
+
+
+async def test_a_job_that_pauses_before_it_is_tried_again_comes_back_to_its_place() -> None:
+    async with rig(llama("a")) as it:
+        await it.up("a")
+        lease = it.submit("a").lease.result()
+        it.supervisor.dispatcher.give_back(lease, served=False)
+        other = it.submit("a")
+        behind = it.submit("a")
+        back = it.supervisor.dispatcher.again(lease.job, lease.key)
+        assert it.supervisor.dispatcher.position(lease.job.id) == 1
+        it.end(other)
+        assert back.lease.done()
+        assert not behind.lease.done()
 
 
 async def test_a_line_that_got_another_backend_is_served_by_it() -> None:

@@ -61,8 +61,14 @@ def need(known: Footprints, spec: BackendSpec = SPEC, rung: int = 0) -> Need:
     return known.need(spec, rung, spec.footprint, gpus=CARD, reserve=GIB)
 
 
-def a_run(vram: float | None = 6.0, ram: float | None = 1.0, load_s: float | None = 8.0, rung: int = 0) -> Generation:
-    run = Generation(1, rung, Footprint(), Address("127.0.0.1", 1), SPEC)
+def a_run(
+    vram: float | None = 6.0,
+    ram: float | None = 1.0,
+    load_s: float | None = 8.0,
+    rung: int = 0,
+    spec: BackendSpec = SPEC,
+) -> Generation:
+    run = Generation(1, rung, Footprint(), Address("127.0.0.1", 1), spec)
     run.peak_vram = None if vram is None else int(vram * GIB)
     run.peak_ram = None if ram is None else int(ram * GIB)
     run.loaded_in = load_s
@@ -79,17 +85,17 @@ async def test_what_was_learned_counts_more_than_what_is_estimated(store: Writes
     assert (after.ram, after.ram_source, after.load_s) == (GIB, Source.LEARNED, 8.0)
 
 
-async def test_what_is_configured_counts_most(store: Writes) -> None:
-    spec = replace(SPEC, memory=MemoryNeed(vram=3 * GIB))
+async def test_what_is_configured_counts_more_than_a_run_that_took_less(store: Writes) -> None:
+    spec = replace(SPEC, memory=MemoryNeed(vram=8 * GIB))
     known = await footprints(store, FACTS)
-    known.observe(spec, a_run(vram=6.5))
+    known.observe(a_run(vram=6.5, spec=spec))
     found = need(known, spec)
-    assert (found.vram, found.vram_source) == (3 * GIB, Source.CONFIGURED)
+    assert (found.vram, found.vram_source) == (8 * GIB, Source.CONFIGURED)
     assert found.ram_source is Source.LEARNED
 
 
 async def test_what_earlier_lives_of_the_daemon_learned_is_known(store: Writes) -> None:
-    (await footprints(store)).observe(SPEC, a_run(vram=7))
+    (await footprints(store)).observe(a_run(vram=7))
     assert need(await footprints(store)).vram == 7 * GIB
 
 

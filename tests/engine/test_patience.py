@@ -2,8 +2,10 @@
 
 import json
 
+import pytest
+
 from supervisord.core.errors import BackendDiedError, QueueTimeoutError
-from supervisord.engine.patience import PatientClient
+from supervisord.engine.patience import KEPT_BYTES, PatientClient
 
 
 class Wire:
@@ -85,6 +87,39 @@ def test_an_error_that_is_no_json_is_wrapped() -> None:
     event = json.loads(wire.body.split(b"data: ")[1])
     assert event["error"]["type"] == "backend_error"
     assert "bad gateway" in event["error"]["message"]
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/html; charset=utf-8", ""])
+def test_an_answer_that_is_no_stream_cannot_stand_in_the_one_that_was_begun(kind: str) -> None:
+    wire = Wire()
+    client = PatientClient(wire)
+    client.comment("waiting", ())
+    client.start(200, (("content-type", kind),) if kind else (), length=40)
+    for _ in range(3):
+        assert client.write(b'{"choices":\n[]}\n\n')
+    assert wire.body == b": waiting\n", "nothing of it as it is"
+    client.finish()
+    event = wire.body.removeprefix(b": waiting\n")
+    assert event.startswith(b"data: ")
+    assert event.count(b"\n\n") == 1
+    told = json.loads(event[6:])["error"]
+    assert (told["type"], told["code"]) == ("backend_error", "backend_protocol_error")
+    assert f"answered with {kind or 'no content type'} where" in told["message"]
+    assert '{"choices"' in told["message"]
+    assert wire.finished
+
+
+def test_what_cannot_go_on_is_kept_within_bounds() -> None:
+    wire = Wire()
+    client = PatientClient(wire)
+    client.comment("waiting", ())
+    client.start(500, (), length=None)
+    part = b'{"error": "' + b"x" * (KEPT_BYTES // 4)
+    for _ in range(9):
+        assert client.write(part)
+    assert sum(map(len, client._late or ())) < KEPT_BYTES + len(part)
+    client.finish()
+    assert json.loads(wire.body.split(b"data: ")[1])["error"]["message"].startswith("The backend failed: "), "cut off"
 
 
 def test_our_own_errors_are_told_in_band_with_their_code_and_origin() -> None:

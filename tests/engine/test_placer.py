@@ -80,7 +80,6 @@ async def test_a_sensor_that_fails_lets_nothing_start_and_says_so() -> None:
         assert it.phase("a") is Phase.READY
 
 
-@pytest.mark.xfail(reason="Placer._pause does not end when the next look is due")
 async def test_while_somebody_waits_memory_is_looked_at_several_times_a_second() -> None:
     """Also where so much is free that the sampler itself is in no hurry."""
     async with rig(llama("a", 20)) as it:

@@ -11,7 +11,8 @@ from supervisord.core.errors import ContextLengthError
 from supervisord.core.job import Submission
 from supervisord.core.ladder import Footprint
 from supervisord.core.routing import Route
-from supervisord.engine.sizing import BYTES_PER_TOKEN, USUAL_ANSWER, Sizing
+from supervisord.engine.prompts import TEXT
+from supervisord.engine.sizing import BYTES_OF_A_LONG_TOKEN, BYTES_PER_TOKEN, USUAL_ANSWER, Sizing
 from supervisord.runtimes.base import BackendSpec, HttpAnswer
 from tests.engine.rig import CHAT, Rig, beside, command, llama, remote, rig
 from tests.fakes.engine import HANGS, Process
@@ -128,7 +129,9 @@ async def test_a_prompt_that_was_only_long_in_bytes_is_served() -> None:
 async def test_the_longest_context_of_a_model_decides() -> None:
     long = llama("long", footprint=Footprint(context=8192))
     async with sized(llama("short"), long, tokens=6000) as (it, ask, _heard):
-        it["long"].generation.identity = replace(it["long"].generation.identity, context_length=8192)
+        generation = it["long"].generation
+        assert generation is not None
+        generation.identity = replace(generation.identity, context_length=8192)
         assert await ask(chat(20_000)).tokens() == 0
 
 
@@ -204,3 +207,109 @@ async def test_nobody_is_asked_that_has_no_door_for_it() -> None:
         it["b"]._actor.policy = replace(it["b"].policy, token_budget=2000)
         assert await ask(chat(3000, max_tokens=100)).tokens() == 1000
         assert heard() == COUNTED
+
+
+# --- several answers, several prompts --------------------------------------------------------------------------------
+
+
+def text(prompt: object, max_tokens: int | None = None, choices: int = 1) -> Submission:
+    body = json.dumps({"prompt": prompt}).encode()
+    return Submission(TEXT, "m", body, max_tokens=max_tokens, choices=choices)
+
+
+@asynccontextmanager
+async def budgeted(budget: int, tokens: int = 100) -> AsyncIterator[tuple[Callable[[Submission], Asked], Rig]]:
+    async with sized(llama("a", slots=4), tokens=tokens) as (it, ask, _heard):
+        it["a"]._actor.policy = replace(it["a"].policy, token_budget=budget)
+        yield ask, it
+
+
+def tokenized(it: Rig) -> list[object]:
+    """What the tokenizer was asked to count."""
+    asked = [json.loads(body) for path, body in it.processes.of("a").site.asked if path == "/tokenize" and body]
+    return [question["content"] for question in asked]
+
+
+async def test_every_answer_is_reserved() -> None:
+    async with budgeted(100_000) as (ask, _):
+        prompt = 300 // BYTES_PER_TOKEN + 1
+        assert await ask(replace(chat(300, max_tokens=100), choices=8)).tokens() == prompt + 800
+        assert await ask(replace(chat(300), choices=3)).tokens() == prompt + 3 * USUAL_ANSWER
+
+
+async def test_every_prompt_of_a_list_gets_its_answers() -> None:
+    async with budgeted(100_000) as (ask, _):
+        for prompt, answers in ((["Hi", "there"], 2), ([[1, 2], [3]], 2), (["Hi", [1]], 2), ([1, 2, 3], 1), ("Hi", 1)):
+            asked = text(prompt, max_tokens=100, choices=3)
+            assert await ask(asked).tokens() == len(asked.body) // BYTES_PER_TOKEN + 1 + 300 * answers, prompt
+
+
+async def test_the_prompts_of_a_list_are_counted_in_one_question() -> None:
+    async with budgeted(1000, tokens=50) as (ask, it):
+        assert await ask(text(["one " * 100, 'two " \\ é', "three"], max_tokens=10)).tokens() == 50 + 30
+        assert tokenized(it) == ["one " * 100 + ' two " \\ é three']
+        assert await ask(text([[1, 2] * 100, [3]], max_tokens=10)).tokens() == 201 + 20
+        mixed = text(["one " * 100, [3]], max_tokens=10)
+        assert await ask(mixed).tokens() == len(mixed.body) // BYTES_PER_TOKEN + 1 + 20
+        assert len(tokenized(it)) == 1, "numbers are tokens already"
+
+
+async def test_each_prompt_of_a_list_has_a_context_of_its_own() -> None:
+    async with sized(llama("a"), tokens=4096) as (it, ask, _heard):
+        assert await ask(text(["x" * 3000, "y" * 3000])).tokens() == 0
+        assert tokenized(it) == []
+        with pytest.raises(ContextLengthError):
+            await ask(text(["x" * 3000, "y" * 9000])).tokens()
+        assert tokenized(it) == ["y" * 9000], "the longest of them decides"
+
+
+async def test_embeddings_are_all_prompt() -> None:
+    async with budgeted(100_000) as (ask, _):
+        body = json.dumps({"input": ["Hi", "there"] * 10}).encode()
+        asked = ask(Submission("/v1/embeddings", "m", body, max_tokens=7, choices=2))
+        assert await asked.tokens() == len(body) // BYTES_PER_TOKEN + 1
+
+
+async def test_embeddings_of_many_texts_are_not_one_long_prompt() -> None:
+    async with sized(llama("a"), tokens=5000) as (it, ask, _heard):
+        many = json.dumps({"input": ["x" * 4000] * 100}).encode()
+        assert await ask(Submission("/v1/embeddings", "m", many)).tokens() == 0
+        assert tokenized(it) == []
+
+
+async def test_an_answer_without_an_end_may_fill_its_context() -> None:
+    async with budgeted(100_000) as (ask, _):
+        assert await ask(chat(300, max_tokens=-1)).tokens() == 300 // BYTES_PER_TOKEN + 1 + 4096
+
+
+# --- far too long ----------------------------------------------------------------------------------------------------
+
+FAR = BYTES_OF_A_LONG_TOKEN * 4096
+
+
+async def test_of_what_is_far_too_long_only_the_beginning_is_counted() -> None:
+    async with sized(llama("a"), tokens=4096) as (it, ask, heard):
+        for much in (chat(4 * FAR), text("é" * 2 * FAR)):
+            with pytest.raises(ContextLengthError, match="more than 4096 tokens of prompt, and the context is 4096"):
+                await ask(much).tokens()
+        assert heard() == ["/tokenize", "/tokenize"]
+        beginnings = tokenized(it)
+        assert str(beginnings[0]).startswith('[{"role": "user", "content": "xxx'), "as it came, as plain text"
+        assert all(isinstance(b, str) and FAR / 10 < len(b.encode()) <= FAR / 8 for b in beginnings)
+
+
+async def test_what_is_long_in_bytes_and_short_in_tokens_is_left_to_the_server() -> None:
+    async with budgeted(10_000, tokens=1000) as (ask, _):
+        assert await ask(chat(4 * FAR, max_tokens=7)).tokens() == pytest.approx(32 * 1000 + 7, abs=1)
+
+
+async def test_pictures_are_many_bytes_and_few_tokens() -> None:
+    """The beginning of one, taken for text, would be longer than any context."""
+    for content in (
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 2 * FAR}},
+        {"type": "input_audio", "input_audio": {"data": "A" * 2 * FAR, "format": "wav"}},
+    ):
+        body = json.dumps({"messages": [{"role": "user", "content": [content]}]}).encode()
+        async with sized(llama("a"), tokens=4000) as (_, ask, heard):
+            assert await ask(Submission(CHAT, "m", body)).tokens() == 0
+            assert heard() == COUNTED, "its server renders it, and knows what it is"

@@ -30,7 +30,12 @@ class FakeClock:
 
     def call_at(self, when: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
         """See `ports.Clock`."""
-        timer: asyncio.TimerHandle = self._loop.call_at(when, callback)
+
+        def at_its_time() -> None:
+            self._now = max(self._now, when)  # the loop calls what is due within its resolution, a nanosecond
+            callback()
+
+        timer: asyncio.TimerHandle = self._loop.call_at(when, at_its_time)
         return timer
 
     async def sleep(self, seconds: float) -> None:
@@ -52,7 +57,8 @@ class FakeClock:
             await asyncio.sleep(0)
             if not self._loop._ready:
                 return
-        raise AssertionError(f"the loop was still busy after {MOST_TURNS} turns without any time passing")
+        busy = ", ".join(str(handle) for handle in list(self._loop._ready)[:5])
+        raise AssertionError(f"the loop was still busy after {MOST_TURNS} turns without any time passing: {busy}")
 
     async def until(self, condition: Callable[[], object], what: str = "it") -> None:
         """For what sockets and threads bring about, which takes real time and none of this clock's."""
@@ -71,8 +77,10 @@ def fake_time(now: float = 1000.0, epoch: float = 1_700_000_000.0) -> Iterator[F
     """The running loop's time, stopped at `now`."""
     loop = asyncio.get_running_loop()
     clock = FakeClock(loop, now, epoch)
-    loop.time = clock.monotonic  # type: ignore[method-assign]
     selector: Any = loop._selector  # type: ignore[attr-defined]
+    scheduled: list[asyncio.TimerHandle] = loop._scheduled  # type: ignore[attr-defined]
+    before = {id(timer) for timer in scheduled}
+    loop.time = clock.monotonic  # type: ignore[method-assign]
     plain = selector.select
 
     def select(timeout: float | None = None) -> object:
@@ -85,4 +93,7 @@ def fake_time(now: float = 1000.0, epoch: float = 1_700_000_000.0) -> Iterator[F
     try:
         yield clock
     finally:
+        for timer in list(scheduled):
+            if id(timer) not in before:
+                timer.cancel()  # its time never comes
         del loop.time, selector.select

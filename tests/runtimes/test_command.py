@@ -143,7 +143,7 @@ def test_nothing_is_asked_of_it_that_it_may_not_know() -> None:
     assert not COMMAND.usage_on_request  # a server that does not know stream_options may refuse the request
     assert (COMMAND.program, COMMAND.asks_help, COMMAND.counters_path, COMMAND.ladder) == ("", False, "", ())
     assert COMMAND.counters(HttpAnswer(200, b"requests_total 5\n")) is None
-    assert COMMAND.count("/v1/chat/completions", b"{}", "m") is None
+    assert COMMAND.count("/v1/chat/completions", {}, "m") is None
     assert COMMAND.context_hint(("the maximum length is 512",)) is None
 
 

@@ -343,9 +343,13 @@ def test_nothing_is_known_of_a_server_that_answers_nothing() -> None:
 CHAT = "/v1/chat/completions"
 
 
+def raw_members(body: object) -> dict[str, bytes]:
+    return {name: json.dumps(value).encode() for name, value in dict(body).items()}  # type: ignore[call-overload]
+
+
 def counted(endpoint: str, body: object, *answers: HttpAnswer) -> tuple[list[tuple[str, object]], int | None]:
     """What the server was asked, and the count that came of its `answers`."""
-    asking = LLAMA.count(endpoint, json.dumps(body).encode(), "small")
+    asking = LLAMA.count(endpoint, raw_members(body), "small")
     assert asking is not None
     asked: list[tuple[str, object]] = []
     left = iter(answers)
@@ -386,7 +390,11 @@ def test_a_text_is_counted_as_it_is() -> None:
         (CHAT, {"messages": []}, [answer({"prompt": "Hi"}), answer({"error": {}}, 500)]),
         (CHAT, {"messages": []}, [answer({"prompt": "Hi"}), answer({"tokens": 3})]),
         ("/v1/completions", {"prompt": ["Hi", "there"]}, []),
-        ("/v1/completions", [], []),
+        ("/v1/completions", {}, []),
+        (CHAT, {"messages": []}, [answer({"prompt": 7})]),
+        (CHAT, {"messages": []}, [HttpAnswer(200, b'{"prompt":"cut')]),
+        (CHAT, {"messages": []}, [answer({"prompt": "Hi"}), HttpAnswer(200, b'{"tokens":[1,2')]),
+        (CHAT, {"messages": []}, [answer({"prompt": "Hi"}), answer({"tokens": [{"id": 1, "piece": "H"}]})]),
     ],
 )
 def test_what_cannot_be_counted_is_unknown(endpoint: str, body: object, answers: list[HttpAnswer]) -> None:
@@ -394,7 +402,30 @@ def test_what_cannot_be_counted_is_unknown(endpoint: str, body: object, answers:
 
 
 def test_other_requests_have_nothing_to_count() -> None:
-    assert LLAMA.count("/v1/embeddings", b'{"input": "Hi"}', "small") is None
+    assert LLAMA.count("/v1/embeddings", {"input": b'"Hi"'}, "small") is None
+
+
+def test_a_prompt_of_tokens_needs_nobody_to_count_it() -> None:
+    assert counted("/v1/completions", {"prompt": [42, 71, 78]}) == ([], 3)
+
+
+def test_nothing_of_a_prompt_is_decoded_on_its_way() -> None:
+    """What a decoder would change: escapes, half a surrogate pair, digits beyond a double."""
+    odd = b'[ {"content": "\\u00e9\\/\\ud83d", "x": 12345678901234567890123} ]'
+    asking = LLAMA.count(CHAT, {"messages": odd, "tools": b"[ ]", "stream": b"true"}, "small")
+    assert asking is not None
+    assert next(asking).body == b'{"messages":' + odd + b',"tools":[ ]}'
+    rendered = HttpAnswer(200, b'{ "prompt" : "\\u00e9 \\"prompt\\": \\ud83d" }\n')
+    assert asking.send(rendered).body == (
+        b'{"content":"\\u00e9 \\"prompt\\": \\ud83d" ,"add_special":true,"parse_special":true}'
+    )
+
+
+@pytest.mark.parametrize(("tokens", "count"), [(b"[]", 0), (b"[ ]", 0), (b"[7]", 1), (b"[1,\n2 , 3]", 3)])
+def test_tokens_are_counted_without_being_read(tokens: bytes, count: int) -> None:
+    answered = HttpAnswer(200, b'{"tokens":' + tokens + b"}")
+
+    assert counted("/v1/completions", {"prompt": "Hi"}, answered)[1] == count
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,8 @@ class Server:
             return Readiness.LOADING
 
     def count(self, path: str, body: bytes) -> int | None:
-        asking = LLAMA.count(path, body, "small")
+        members = {name: json.dumps(value).encode() for name, value in json.loads(body).items()}
+        asking = LLAMA.count(path, members, "small")
         assert asking is not None
         try:
             call = next(asking)
@@ -86,6 +87,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         ("/v1/chat/completions", {"messages": HELLO[1:]}),
         ("/v1/completions", {"prompt": "Once upon a time"}),
         ("/v1/completions", {"prompt": ""}),
+        ("/v1/completions", {"prompt": [2, 23391, 993]}),
     ],
 )
 def test_a_prompt_has_as_many_tokens_as_it_says_afterwards(

@@ -166,7 +166,7 @@ def test_nothing_is_started_watched_or_asked_that_costs() -> None:
     assert (REMOTE.program, REMOTE.asks_help, REMOTE.counters_path, REMOTE.ladder) == ("", False, "", ())
     assert REMOTE.signatures(spec()) == ()
     assert REMOTE.counters(HttpAnswer(200, b"requests_total 5\n")) is None
-    assert REMOTE.count("/v1/chat/completions", b"{}", "m") is None
+    assert REMOTE.count("/v1/chat/completions", {}, "m") is None
     assert REMOTE.context_hint(()) is None
     with pytest.raises(NotImplementedError, match="cloud"):
         REMOTE.launch(spec(), Footprint(), 1, (), frozenset())

@@ -317,9 +317,13 @@ def test_a_model_without_a_root_has_a_name() -> None:
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 
 
+def raw_members(body: object) -> dict[str, bytes]:
+    return {name: json.dumps(value).encode() for name, value in dict(body).items()}  # type: ignore[call-overload]
+
+
 def counted(endpoint: str, body: object, *answers: HttpAnswer) -> tuple[list[tuple[str, object]], int | None]:
     """What the server was asked, and the count that came of its `answers`."""
-    asking = VLLM.count(endpoint, json.dumps(body).encode(), "served")
+    asking = VLLM.count(endpoint, raw_members(body), "served")
     assert asking is not None
     asked: list[tuple[str, object]] = []
     left = iter(answers)
@@ -363,8 +367,8 @@ def test_a_prompt_of_tokens_needs_nobody_to_count_it() -> None:
     [
         (CHAT, {"messages": []}, [answer({"error": {}}, 400)]),
         (CHAT, {"messages": []}, [answer({"count": "3"})]),
-        (CHAT, {"messages": "Hi"}, []),
-        (CHAT, [], []),
+        (CHAT, {"messages": []}, [answer({"counter": 3})]),
+        (CHAT, {}, []),
         (TEXT, {"prompt": "Hi"}, [HttpAnswer(200, b"<html>")]),
         (TEXT, {"prompt": ["Hi", "there"]}, []),
         (TEXT, {"prompt": [[1, 2], [3]]}, []),
@@ -376,7 +380,21 @@ def test_what_cannot_be_counted_is_unknown(endpoint: str, body: object, answers:
 
 
 def test_other_requests_have_nothing_to_count() -> None:
-    assert VLLM.count("/v1/embeddings", b'{"input": "Hi"}', "served") is None
+    assert VLLM.count("/v1/embeddings", {"input": b'"Hi"'}, "served") is None
+
+
+def test_nothing_of_a_prompt_is_decoded_on_its_way() -> None:
+    """What a decoder would change: escapes, half a surrogate pair, digits beyond a double."""
+    odd = b'[ {"content": "\\u00e9\\/\\ud83d", "x": 12345678901234567890123} ]'
+    asking = VLLM.count(CHAT, {"stream": b"true", "messages": odd}, 'the "served"')
+    assert asking is not None
+    assert next(asking).body == b'{"model":"the \\"served\\"","messages":' + odd + b"}"
+
+
+def test_the_count_is_read_and_not_the_tokens() -> None:
+    told = b'{"tokens":[1,2,3],"token_strs":["\\"count\\": 9"], "count" : 3 ,"max_model_len":1024}'
+
+    assert counted(TEXT, {"prompt": "Hi"}, HttpAnswer(200, told))[1] == 3
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ class Server:
             return None
 
     def count(self, path: str, **body: object) -> int | None:
-        asking = VLLM.count(path, json.dumps(body).encode(), "tiny")
+        asking = VLLM.count(path, {name: json.dumps(value).encode() for name, value in body.items()}, "tiny")
         assert asking is not None
         try:
             call: Call = next(asking)
