@@ -101,7 +101,7 @@ def _memory(memory: Memory) -> MemoryPolicy:
             critical_for_s=host.critical.for_,
             leave_after_s=host.leave_after,
         ),
-        placement=PlacementPolicy(linger_s=memory.placement.linger),
+        placement=PlacementPolicy(linger_s=memory.placement.linger, finish_s=memory.placement.finish),
         host_reserve=host.reserve,
         host_limit=host.limit,
     )

@@ -19,6 +19,9 @@ from supervisord.core.restart import RestartPolicy
 from supervisord.runtimes.base import BackendSpec, CommandOptions, MemoryNeed, RemoteOptions, VllmOptions
 
 
+REMOTE_PROBE_S = 30.0  # a call each second would be 86 000 a day at somebody else's door
+
+
 def build_backend(name: str, backend: AnyBackend, resolver: Resolver) -> BackendSpec:
     """The backend with absolute paths; what is wrong with one is noted in `resolver`."""
     at: Path = ("backends", name)
@@ -33,7 +36,8 @@ def build_backend(name: str, backend: AnyBackend, resolver: Resolver) -> Backend
         case CommandSettings():
             return _command(spec, backend, at, resolver)
         case RemoteSettings():
-            return _remote(spec, backend)
+            given = "probe_interval" in backend.model_fields_set
+            return _remote(spec if given else replace(spec, probe_interval_s=REMOTE_PROBE_S), backend)
         case _ as never:
             assert_never(never)
 

@@ -36,13 +36,16 @@ class BackendSettings(Settings):
     priority: Annotated[int, *fields.whole(-1000, 1000)] = setting(0, "Higher is served first and evicted last.")
     restart: Restart = section(Restart, "What follows a failure.")
     timeouts: Timeouts = section(Timeouts, "How long each step may take.")
-    probe_interval: Annotated[float, *fields.duration("100ms", "1m")] = setting("1s", "Time between health probes.")
+    probe_interval: Annotated[float, *fields.duration("100ms", "1m")] = setting(
+        "1s", "Time between health probes; for remote 30s unless set: somebody else pays for them."
+    )
 
 
 class Need(Settings):
-    vram: Annotated[int, *fields.size("1MiB", "16TiB")] | None = setting(
+    vram: Annotated[int, *fields.size("0B", "16TiB")] | None = setting(
         None,
-        "GPU memory it takes at its peak, over all of its GPUs. Default: learned from earlier runs, else estimated.",
+        "GPU memory it takes at its peak, over all of its GPUs; 0 for a server that uses none. "
+        "Default: learned from earlier runs, else estimated.",
     )
     ram: Annotated[int, *fields.size("1MiB", "16TiB")] | None = setting(
         None, "RAM it takes at its peak. Default: learned from earlier runs, else estimated."

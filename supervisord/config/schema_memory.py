@@ -65,6 +65,9 @@ class Placement(Settings):
     linger: Annotated[float, *fields.duration("0s", "10m")] = setting(
         "1s", "An idle backend is let go for another only after this long, in case its clients come right back."
     )
+    finish: Annotated[float, *fields.duration("1s", "7d")] = setting(
+        "60s", "A busy backend that has to make room may finish what it has begun for this long, then it is stopped."
+    )
 
 
 class Memory(Settings):

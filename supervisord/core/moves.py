@@ -54,7 +54,6 @@ def start(state: BackendState, why: str, policy: LifePolicy, now: float) -> Outc
         share=1.0,
         eased=now,
         failed_in_row=state.failed_in_row if state.on_trial else 0,
-        open_until=None,  # the next one is on trial at once: to start it took its time
     )
     return _emptied(fresh), (life.Spawn(generation, rung),)
 

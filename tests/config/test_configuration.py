@@ -42,7 +42,7 @@ memory:
     leave_after: 4s
     reserve: 3GiB
     limit: 48GiB
-  placement: {linger: 500ms}
+  placement: {linger: 500ms, finish: 2m}
 shutdown: {drain: 1m30s}
 backends:
   big.one-1:
@@ -97,7 +97,7 @@ def test_every_setting_arrives() -> None:
     assert held.memory.vram == VramLimits(2**30, 512 * 2**20, 0.07, 0, 2.0, 1.0)
     assert held.memory.host == HostLimits(0.2, 7.0, 5e6, 50.0, 3.0, 4.0)
     assert (held.memory.host_reserve, held.memory.host_limit) == (3 * 2**30, 48 * 2**30)
-    assert held.memory.placement == PlacementPolicy(linger_s=0.5)
+    assert held.memory.placement == PlacementPolicy(linger_s=0.5, finish_s=120.0)
     assert held.drain_timeout == 90
     assert held.source == "/srv/conf/config.yaml"
     assert held.backends == (

@@ -226,7 +226,7 @@ def test_each_broken_signature_is_told_of() -> None:
         ("cpus: 7-0", "cpus", '"7-0" is out of range; write 0 to 8191, the lower number first'),
         ("cpus: [8192]", "cpus", '"8192" is out of range; write 0 to 8191, the lower number first'),
         ("numa_node: -1", "numa_node", '"-1" is out of range; write 0 to 1023'),
-        ("memory: {vram: 0}", "memory.vram", '"0" is out of range; write 1MiB to 16TiB'),
+        ("memory: {ram: 0}", "memory.ram", '"0" is out of range; write 1MiB to 16TiB'),
         ("memory: {ram: 2g}", "memory.ram", '"2g" is not a size; write 2GB or 2GiB'),
         ("max_wait: 2h", "max_wait", '"2h" is out of range; write 0s to 1h'),
         ("token_budget: 1", "token_budget", '"1" is out of range; write 512 to 1024M'),

@@ -750,6 +750,16 @@ def test_work_that_stands_still_is_ended_also_while_the_breaker_is_open(remote: 
     assert remote.state.reason == "3 requests failed in a row: tried with one at a time"
 
 
+def test_to_stop_and_to_wake_it_does_not_end_the_pause(remote: Story) -> None:
+    until = opens(remote).state.open_until
+    remote.tell(life.StopAsked("unloaded", Want.ON_DEMAND))
+    remote.dies(ASKED)
+    remote.tell(life.WakeAsked("job"))
+    remote.becomes_ready()
+    assert (remote.state.open_until, remote.state.deadline) == (until, until)
+    assert not granted(remote, 0)
+
+
 def test_progress_does_not_put_off_the_end_of_the_pause(remote: Story) -> None:
     remote.tell(life.LeaseAsked("stream"))
     opens(remote).passes(DRAW / 2)

@@ -211,3 +211,5 @@ def test_a_server_that_fits_itself_never_needs_more_than_there_can_be() -> None:
     assert vram(SPEC, Footprint(gpu_layers=99)) == 23 * GIB
     assert vram(VLLM, Footprint()) == 23 * GIB
     assert vram(replace(SPEC, memory=MemoryNeed(vram=23 * GIB)), Footprint()) == 23 * GIB
+    assert vram(replace(SPEC, memory=MemoryNeed(vram=4 * GIB)), Footprint()) == 22 * GIB
+    assert vram(replace(SPEC, memory=MemoryNeed(vram=45 * GIB // 2)), Footprint()) == 45 * GIB // 2
