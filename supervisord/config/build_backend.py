@@ -18,7 +18,6 @@ from supervisord.core.life import LifePolicy
 from supervisord.core.restart import RestartPolicy
 from supervisord.runtimes.base import BackendSpec, CommandOptions, MemoryNeed, RemoteOptions, VllmOptions
 
-
 REMOTE_PROBE_S = 30.0  # a call each second would be 86 000 a day at somebody else's door
 
 

@@ -164,6 +164,7 @@ health: {path: /health}
 breaker: {failures: 7}
 slots: 3
 token_budget: 1k
+probe_interval: 5s
 """)
     assert spec == BackendSpec(
         name="a",
@@ -173,6 +174,7 @@ token_budget: 1k
         upstream_model="gpt-4o",
         life=LifePolicy(slots=3, token_budget=1024, breaker=7),
         token_budget=1024,
+        probe_interval_s=5.0,
         remote=RemoteOptions("https://api.example.com:8443/v1", "sk-secret", "/health", 7),
     )
     assert "sk-secret" not in repr(spec)
@@ -181,6 +183,7 @@ token_budget: 1k
 def test_what_is_left_out_of_a_remote() -> None:
     spec = backend("runtime: remote\nurl: http://127.0.0.1:9000")
     assert spec.remote == RemoteOptions("http://127.0.0.1:9000")
+    assert spec.probe_interval_s == 30.0
     assert (spec.life, spec.autostart) == (LifePolicy(slots=16, breaker=3), True)
 
 
