@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from tests.fakes.clients import CHAT, Ask, ask, crowd, failed
-from tests.fakes.daemon import Daemon, quick, running, vllm_stubbed
+from tests.fakes.daemon import Daemon, quick, running, stubbed, vllm_stubbed
 from tests.fakes.remote import KEY, remote
 from tests.fakes.stub import read_log
 
@@ -73,3 +73,24 @@ async def test_megabytes_are_refused_without_a_question_of_megabytes(
         assert (answer.status, told["code"]) == (400, "context_length_exceeded")
         assert "more than 2" in told["message"], "8 bytes a token were counted, at four bytes a token"
         assert read_log(log) == [], "the server never saw it"
+
+
+async def test_a_service_that_refuses_our_key_is_made_good_by_a_server_of_ours(
+    tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    async with remote() as service:
+        backends = {
+            "r": quick({"runtime": "remote", "url": service.url, "key": "${env:RKEY}", "breaker": {"failures": 100}}),
+            "b": stubbed(tmp_path),
+        }
+        daemon = Daemon(
+            tmp_path, {"backends": backends, "models": {"m": {"backends": ["r", "b"], "strategy": "priority"}}}
+        )
+        async with running(daemon, RKEY=KEY):
+            await daemon.until_phase("ready", "r")
+            await daemon.until_phase("ready", "b")
+            for service.status in (401, 402, 403, 404, 408, 501, 520):
+                served = await ask(http, daemon, "m")
+                assert (served.status, served.headers["X-Backend"]) == (200, "b"), service.status
+            service.status = 422
+            assert (await ask(http, daemon, "m")).status == 422, "what the client did wrong is wrong everywhere"
