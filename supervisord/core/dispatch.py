@@ -235,8 +235,10 @@ def _why_waiting(backend: BackendView) -> str:
     if backend.paused:
         return f"{name} is held back by memory pressure"
     match backend.phase:
-        case Phase.READY:
-            return f"{name} takes no new work: {backend.closed}" if backend.closed else f"{name} is busy"
+        case Phase.READY if backend.closed:
+            return f"{name} takes no new work: {backend.closed}"
+        case Phase.READY:  # one whose breaker is open says so
+            return f"{name}: {backend.reason}" if backend.reason else f"{name} is busy"
         case Phase.STOPPED if backend.held:
             return f"{name} is not started: {backend.held}"
         case Phase.STARTING if backend.waits_for_place:

@@ -339,6 +339,7 @@ class Backend:
         if generation.rung == 0 and generation.identity.context_length is not None:
             self._scale.learn_context(generation.identity.context_length)
             self._actor.policy = self._life_policy()
+        self._world.look_now()  # what it holds now is what its next start will need
         self.post(life.Answered(generation.number))
 
     # --- telling -----------------------------------------------------------------------------------------------------
@@ -347,6 +348,8 @@ class Backend:
         journal = self._world.journal
         if before.phase is not after.phase or before.generation != after.generation:
             telling.phase(journal, self.name, before, after)
+        if before.open_until is None and after.open_until is not None:
+            telling.breaker(journal, self.name, after)
         if before.rung != after.rung:
             name = self._scale.name_of(after.rung)
             footprint = self.footprint_on(after.rung)
@@ -358,4 +361,5 @@ class Backend:
 
 def _shown(state: BackendState) -> tuple[object, ...]:
     """What others go by, besides the slots that they were given themselves."""
-    return state.phase, state.want, state.rung, state.share, state.capacity, state.on_trial
+    breaker = state.on_trial, state.open_until
+    return state.phase, state.want, state.rung, state.share, state.capacity, breaker

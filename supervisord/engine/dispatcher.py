@@ -209,12 +209,12 @@ class Dispatcher:
         ticket = self._tickets.pop(job_id, None)
         if ticket is None:
             # Its size is not known any more, and a slot without one is worth more than a budget that is exact.
-            backend.post(life.LeaseEnded(generation, served=False))
+            backend.post(life.LeaseEnded(generation, served=False, job_id=job_id))
             return
         job, key = self.queue.take(job_id)
         current = backend.generation
         if ticket.lease.done() or current is None:  # its client has left, and has not been told to us yet
-            backend.post(life.LeaseEnded(generation, served=False, tokens=job.tokens))
+            backend.post(life.LeaseEnded(generation, served=False, tokens=job.tokens, job_id=job_id))
             self.pump()
             return
         lease = Lease(job, backend, current, self._clock.monotonic(), key)

@@ -59,6 +59,11 @@ def end(
     )
 
 
+def breaker(journal: Journal, name: str, after: BackendState) -> None:
+    """No more requests are sent to it for a while."""
+    journal.tell(EventKind.DISPATCH_PAUSED, f"{name}: {after.reason}", backend=name, generation=after.generation)
+
+
 def stop_failed(journal: Journal, name: str, generation: Generation, problem: str) -> None:
     """Its configured stop command did not do its work; the signal follows."""
     journal.tell(

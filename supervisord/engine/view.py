@@ -171,6 +171,8 @@ def _note(supervisor: Supervisor, backend: Backend) -> str:
     state = backend.state
     if held := supervisor.placer.held(backend.name):
         return held
+    if state.phase is Phase.READY and state.reason:
+        return state.reason
     if state.phase is Phase.READY and state.rung:
         cause = state.cause.kind.value.replace("_", " ") if state.cause else "OOM"
         name = backend.generation.rung_name if backend.generation is not None else ""

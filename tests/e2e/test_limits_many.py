@@ -91,6 +91,6 @@ async def test_a_service_that_refuses_our_key_is_made_good_by_a_server_of_ours(
             await daemon.until_phase("ready", "b")
             for service.status in (401, 402, 403, 404, 408, 501, 520):
                 served = await ask(http, daemon, "m")
-                assert (served.status, served.headers["X-Backend"]) == (200, "b"), service.status
+                assert (served.status, served.headers.get("x-backend")) == (200, "b"), (service.status, served.body)
             service.status = 422
             assert (await ask(http, daemon, "m")).status == 422, "what the client did wrong is wrong everywhere"

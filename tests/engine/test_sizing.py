@@ -263,6 +263,12 @@ async def test_each_prompt_of_a_list_has_a_context_of_its_own() -> None:
         assert tokenized(it) == ["y" * 9000], "the longest of them decides"
 
 
+async def test_the_longest_of_a_list_is_not_counted_for_all_of_it() -> None:
+    async with budgeted(1000, tokens=50) as (ask, it):
+        assert await ask(text(["x" * 3000, "y" * 5000], max_tokens=10)).tokens() == 50 + 20
+        assert tokenized(it) == ["y" * 5000, "x" * 3000 + " " + "y" * 5000]
+
+
 async def test_embeddings_are_all_prompt() -> None:
     async with budgeted(100_000) as (ask, _):
         body = json.dumps({"input": ["Hi", "there"] * 10}).encode()

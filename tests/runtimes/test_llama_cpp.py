@@ -391,6 +391,7 @@ def test_a_text_is_counted_as_it_is() -> None:
         (CHAT, {"messages": []}, [answer({"prompt": "Hi"}), answer({"tokens": 3})]),
         ("/v1/completions", {"prompt": ["Hi", "there"]}, []),
         ("/v1/completions", {}, []),
+        (CHAT, {"messages": []}, [answer({"prompt": "Hi"}), answer({"tokens": [1]}, 500)]),
         (CHAT, {"messages": []}, [answer({"prompt": 7})]),
         (CHAT, {"messages": []}, [HttpAnswer(200, b'{"prompt":"cut')]),
         (CHAT, {"messages": []}, [answer({"prompt": "Hi"}), HttpAnswer(200, b'{"tokens":[1,2')]),

@@ -368,6 +368,7 @@ def test_a_prompt_of_tokens_needs_nobody_to_count_it() -> None:
         (CHAT, {"messages": []}, [answer({"error": {}}, 400)]),
         (CHAT, {"messages": []}, [answer({"count": "3"})]),
         (CHAT, {"messages": []}, [answer({"counter": 3})]),
+        (CHAT, {"messages": []}, [answer({"count": 3}, 500)]),
         (CHAT, {}, []),
         (TEXT, {"prompt": "Hi"}, [HttpAnswer(200, b"<html>")]),
         (TEXT, {"prompt": ["Hi", "there"]}, []),
