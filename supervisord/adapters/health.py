@@ -1,6 +1,7 @@
 """Asking a server how it is."""
 
 import asyncio
+import io
 import os
 import re
 import ssl
@@ -65,7 +66,12 @@ class HttpProbe:
         headers = [*address.headers, *([] if body is None else [("content-type", "application/json")])]
         tls = await self._tls_context() if address.tls else True
         async with self._opened().request(
-            method, url, data=body, headers=headers, allow_redirects=False, ssl=tls
+            method,
+            url,
+            data=None if body is None else io.BytesIO(body),
+            headers=headers,
+            allow_redirects=False,
+            ssl=tls,
         ) as response:
             return HttpAnswer(response.status, await _read(response, GET_LIMIT if body is None else POST_LIMIT))
 

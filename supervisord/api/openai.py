@@ -166,6 +166,6 @@ def _value(name: str, raw: msgspec.Raw) -> Value:
     text = bytes(raw)
     kind = _KINDS.get(chr(text[0]))
     if name not in SCALARS or kind in {JsonKind.OBJECT, JsonKind.ARRAY} or len(text) > _SHORT:
-        return kind
+        return kind or JsonKind.STRING  # a figure of thousands of digits is no figure that could be checked
     value = _SCALAR.decode(text)
     return value if isinstance(value, (str, int, float)) else None

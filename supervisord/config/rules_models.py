@@ -8,8 +8,9 @@ from supervisord.config.problem import Path
 from supervisord.config.schema import FileSettings
 from supervisord.config.schema_models import ModelSettings
 from supervisord.config.units import format_tokens, quote
+from supervisord.core import request
 
-LENGTHS = frozenset({"max_tokens", "max_completion_tokens"})
+LENGTHS = frozenset(request.LENGTHS)
 
 
 def findings(settings: FileSettings) -> Iterator[Finding]:

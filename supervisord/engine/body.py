@@ -7,6 +7,7 @@ import msgspec
 from supervisord.core import parameters
 from supervisord.core.job import Submission
 from supervisord.core.parameters import Edits
+from supervisord.core.request import LENGTHS
 from supervisord.core.routing import Parameters
 from supervisord.engine.backend import Backend
 from supervisord.runtimes.base import RuntimeKind
@@ -34,8 +35,9 @@ def shaped(wanted: Parameters, submission: Submission) -> Submission:
     if not edits and wanted.max_tokens_limit is None:
         return submission
     limit = submission.max_tokens
-    if (text := edits.set.get(parameters.MAX_TOKENS, "")).isdecimal():
-        limit = int(text)
+    for name in LENGTHS:
+        if (text := edits.set.get(name, "")).isdecimal():
+            limit = int(text)
     return replace(submission, body=edited(submission.body, edits), max_tokens=limit)
 
 
