@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import assert_never
 
 from supervisord.core import life
@@ -20,35 +20,11 @@ from supervisord.core.life import Phase
 from supervisord.core.queue import JobQueue, Key
 from supervisord.core.routing import Routes
 from supervisord.engine.backend import Backend
-from supervisord.engine.generation import Generation
 from supervisord.engine.outlook import Outlook, Waker
+from supervisord.engine.tickets import Lease, Ticket
 from supervisord.ports import Clock, Timer
 
-Failing = Callable[[FailureReason, str], None]
-
 PACE_WEIGHT = 0.2  # of the newest job in the running mean of seconds per job
-
-
-@dataclass(slots=True)
-class Lease:
-    """The right of one job to be in flight at one generation of a backend. Given back exactly once."""
-
-    job: Job
-    backend: Backend
-    generation: Generation
-    granted: float  # monotonic
-    key: Key
-    fail: Failing | None = None  # set while an attempt runs: ends it from outside
-
-
-@dataclass(slots=True)
-class Ticket:
-    """A place in the queue. `lease` gets the lease, or the SupervisorError that ended the wait."""
-
-    job: Job
-    lease: asyncio.Future[Lease]
-    asked: str | None = None  # the backend that is being asked for a slot
-    waits_for: str = ""
 
 
 class Dispatcher:
@@ -343,14 +319,3 @@ class Dispatcher:
 
 def _ignore() -> None:
     return None
-
-
-def retried(job: Job, failed_on: str, expires: float) -> Job:
-    """The job as it goes back into the queue after an attempt: started it was, so it may wait anew until `expires`."""
-    return replace(
-        job,
-        attempts=job.attempts + 1,
-        avoid=job.avoid | {failed_on},
-        expires=max(job.expires, expires),
-        expiry_reason=FailureReason.QUEUE_TIMEOUT,
-    )

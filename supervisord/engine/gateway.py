@@ -7,15 +7,7 @@ from dataclasses import dataclass, replace
 
 from supervisord.core import life
 from supervisord.core.errors import (
-    AttemptFailedError,
-    BackendAnsweredError,
-    BackendDiedError,
-    BackendHungError,
-    BackendOutOfMemoryError,
-    BackendProtocolError,
-    BackendUnreachableError,
     DrainingError,
-    JobCancelledError,
     StoreUnavailableError,
     SupervisorError,
 )
@@ -23,25 +15,16 @@ from supervisord.core.job import FailureReason, Job, JobStatus, Submission
 from supervisord.core.record import AttemptRecord, EventKind
 from supervisord.core.routing import Route
 from supervisord.engine.body import body_for, shaped
-from supervisord.engine.dispatcher import Dispatcher, Lease, Ticket, retried
+from supervisord.engine.dispatcher import Dispatcher
+from supervisord.engine.endings import BLAMED, SUSPICIOUS, as_left, ending, error_of
 from supervisord.engine.journal import Journal
 from supervisord.engine.outcome import AttemptOutcome
 from supervisord.engine.patience import EVERY_S, FIRST_AFTER_S, PatientClient
 from supervisord.engine.records import Course, attempt_record, job_result
 from supervisord.engine.relay import Attempt, RelayPolicy
 from supervisord.engine.sizing import Sizing
+from supervisord.engine.tickets import Lease, Ticket, retried
 from supervisord.ports import Client, Clock, JobStore, Upstream, UpstreamRequest
-
-_ERRORS: dict[FailureReason, type[AttemptFailedError]] = {
-    FailureReason.BACKEND_UNREACHABLE: BackendUnreachableError,
-    FailureReason.BACKEND_DIED: BackendDiedError,
-    FailureReason.BACKEND_HUNG: BackendHungError,
-    FailureReason.BACKEND_OUT_OF_MEMORY: BackendOutOfMemoryError,
-    FailureReason.BACKEND_PROTOCOL: BackendProtocolError,
-    FailureReason.STREAM_CUT: BackendProtocolError,
-    FailureReason.BACKEND_ERROR: BackendAnsweredError,
-}
-
 
 BUSY_PAUSE_S = 1.0  # before a backend is asked again that was too busy and did not say for how long
 LOG_LAG_S = 0.05  # until a line that a server printed before its answer has been read
@@ -54,25 +37,6 @@ class GatewayPolicy:
     keep_prompts: bool = False
     keep_clients: bool = True
     relay: RelayPolicy = RelayPolicy()  # noqa: RUF009 - a frozen value
-
-
-_SUSPICIOUS = frozenset(
-    {
-        FailureReason.BACKEND_UNREACHABLE,
-        FailureReason.BACKEND_DIED,
-        FailureReason.BACKEND_HUNG,
-        FailureReason.STREAM_CUT,
-    }
-)
-
-
-# What a backend is to blame for: its breaker counts these.
-_BLAMED = _SUSPICIOUS | {
-    FailureReason.BACKEND_OUT_OF_MEMORY,
-    FailureReason.BACKEND_PROTOCOL,
-    FailureReason.BACKEND_ERROR,
-    FailureReason.BACKEND_BUSY,
-}
 
 
 class Gateway:
@@ -128,10 +92,10 @@ class Gateway:
             await self._run(course, ticket, client if patient is None else patient)
         except asyncio.CancelledError:
             self._dispatcher.withdraw(job.id)
-            self._finish(course, *_as_left(course.outcome))
+            self._finish(course, *as_left(course.outcome))
             raise
         except SupervisorError as error:
-            self._finish(course, *_ending(error, course))
+            self._finish(course, *ending(error, course))
             if patient is None or not patient.begun:
                 raise
             patient.fail(error)
@@ -153,20 +117,20 @@ class Gateway:
                 await self._wait_telling(course, ticket, client)
             lease = await self._lease(ticket)
             outcome = await self._try(course, lease, client)
-            if outcome.status is not JobStatus.DONE and outcome.reason in _SUSPICIOUS:
+            if outcome.status is not JobStatus.DONE and outcome.reason in SUSPICIOUS:
                 # Its exit may not have been told yet: no job is sent to it before it answers a probe again.
                 lease.backend.post(life.ProbeMissed(lease.generation.number, outcome.detail))
             if (
                 outcome.retriable
                 and not self.closed
-                and (course.job.attempts < attempts or self._holds(course, outcome))
+                and (course.job.attempts < attempts or self._holds(course, lease, outcome))
             ):
                 self._tell_retry(course, lease, outcome)
                 course.queued_at = self._clock.monotonic()
                 ticket = await self._queued_again(course, lease, outcome)
                 continue
             done = outcome.status is JobStatus.DONE
-            self._dispatcher.give_back(lease, served=done, failed=outcome.reason in _BLAMED)
+            self._dispatcher.give_back(lease, served=done, failed=outcome.reason in BLAMED)
             if done:
                 self._finish(course, JobStatus.DONE, None, "")
             else:
@@ -189,15 +153,20 @@ class Gateway:
             told = f"waiting position={position} {ticket.waits_for}".rstrip()
             client.comment(told, (("x-job-id", course.job.id), ("x-request-id", course.job.id)))
 
-    def _holds(self, course: Course, outcome: AttemptOutcome) -> bool:
-        """Whether a job waits on although it was tried as often as is good: its only backends are busy, not broken."""
-        return outcome.reason is FailureReason.BACKEND_BUSY and self._clock.monotonic() < course.patience_ends
+    def _holds(self, course: Course, lease: Lease, outcome: AttemptOutcome) -> bool:
+        """Whether a job waits until its only backend has time for it: a service elsewhere that limits its rate.
+
+        A server of ours that is busy has been given too much by us, or is broken: that is not waited out.
+        """
+        if outcome.reason is not FailureReason.BACKEND_BUSY or lease.backend.runtime.has_process:
+            return False
+        if self._clock.monotonic() >= course.patience_ends:
+            return False
+        return self._dispatcher.outlook.all_tried(course.job)
 
     async def _queued_again(self, course: Course, lease: Lease, outcome: AttemptOutcome) -> Ticket:
-        """Back in line: at once for another backend, or after the pause that the only ones asked for."""
-        route = self._dispatcher.outlook.routes.named(course.job.model)
-        tried = {b.name for b in self._dispatcher.outlook.backends_of(route)} <= course.job.avoid
-        if outcome.reason is not FailureReason.BACKEND_BUSY or not tried:
+        """Back in line: at once, or after the pause that the only backend asked for."""
+        if not self._holds(course, lease, outcome):
             return self._dispatcher.retry(lease, course.job)
         self._dispatcher.give_back(lease, served=False, failed=True)
         left = course.patience_ends - self._clock.monotonic()
@@ -227,7 +196,7 @@ class Gateway:
             client.write(outcome.answer.body)
             client.finish()
         elif not outcome.reached_client:
-            raise _error_of(outcome)
+            raise error_of(outcome)
         self._finish(course, outcome.status, outcome.reason, outcome.detail)
 
     async def _try(self, course: Course, lease: Lease, client: Client) -> AttemptOutcome:
@@ -336,30 +305,3 @@ class Gateway:
 
 # What of the client's headers matters to a backend is in the body; identity and credentials stay here.
 _REQUEST_HEADERS = (("content-type", "application/json"), ("accept", "*/*"))
-
-
-def _as_left(outcome: AttemptOutcome | None) -> tuple[JobStatus, FailureReason | None, str]:
-    """How a job ended whose client is gone: as its attempt did, if that one had come to its end."""
-    if outcome is None or outcome.retriable:
-        return JobStatus.CANCELLED, FailureReason.CLIENT_LEFT, "the client closed the connection"
-    return outcome.status, outcome.reason, outcome.detail
-
-
-def _error_of(outcome: AttemptOutcome) -> SupervisorError:
-    if outcome.reason in {FailureReason.CANCELLED, None}:
-        return JobCancelledError("The job was cancelled by an operator.")
-    error = _ERRORS.get(outcome.reason, AttemptFailedError) if outcome.reason else AttemptFailedError
-    return error(f"The backend failed: {outcome.detail}")
-
-
-def _ending(error: SupervisorError, course: Course) -> tuple[JobStatus, FailureReason, str]:
-    """The record's words for a job that ended in an error of ours."""
-    if isinstance(error, JobCancelledError):
-        return JobStatus.CANCELLED, FailureReason.CANCELLED, error.message
-    if isinstance(error, AttemptFailedError) and course.outcome is not None and course.outcome.reason is not None:
-        return JobStatus.FAILED, course.outcome.reason, course.outcome.detail
-    try:
-        reason = FailureReason(error.code)
-    except ValueError:
-        reason = FailureReason.INTERNAL
-    return JobStatus.FAILED, reason, error.message

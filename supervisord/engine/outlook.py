@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from supervisord.core.dispatch import BackendView
+from supervisord.core.errors import ModelNotFoundError
 from supervisord.core.job import Job
 from supervisord.core.leases import room
 from supervisord.core.life import Phase, Want
@@ -78,6 +79,14 @@ class Outlook:
     def backends_of(self, route: Route) -> list[Backend]:
         """Those that may serve a route, the last resorts too."""
         return [self.backends[n] for n in (*route.backends, *route.last_resort) if n in self.backends]
+
+    def all_tried(self, job: Job) -> bool:
+        """Whether each backend that could serve a job has failed it; False when its model is gone."""
+        try:
+            route = self.routes.named(job.model)
+        except ModelNotFoundError:
+            return False
+        return {backend.name for backend in self.backends_of(route)} <= job.avoid
 
     def attempts_for(self, job: Job) -> int:
         """How often a job may be tried before its failure is passed on: on each of its backends, within bounds."""

@@ -2,8 +2,8 @@
 
 from supervisord.core.job import FailureReason, Job, JobStatus
 from supervisord.core.record import AttemptRecord, JobRecord, JobResult
-from supervisord.engine.dispatcher import Lease
 from supervisord.engine.outcome import AttemptOutcome
+from supervisord.engine.tickets import Lease
 
 
 class Course:

@@ -1,15 +1,13 @@
 """llama.cpp's `llama-server`, as read from its sources and seen by running it."""
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
-from typing import cast
 
 from supervisord.core.exits import CauseKind, Signature
 from supervisord.core.ladder import Footprint, Rung, Shrink
 from supervisord.core.record import Identity
-from supervisord.runtimes import raw_json
+from supervisord.runtimes import raw_json, told
 from supervisord.runtimes.base import (
     Address,
     BackendSpec,
@@ -139,19 +137,19 @@ class LlamaCpp:
 
     def identity(self, answers: Mapping[str, HttpAnswer]) -> Identity:
         """From `/props` and `/v1/models`."""
-        props = _json(answers.get("/props"))
-        models = _json(answers.get("/v1/models")).get("data")
+        props = told.members(answers.get("/props"))
+        models = told.members(answers.get("/v1/models")).get("data")
         entry = models[0] if isinstance(models, list) and models and isinstance(models[0], dict) else {}
-        meta = _mapping(entry.get("meta"))
-        settings = _mapping(props.get("default_generation_settings"))
+        meta = told.mapping(entry.get("meta"))
+        settings = told.mapping(props.get("default_generation_settings"))
         template = props.get("chat_template")
         return Identity(
-            model=_text(props.get("model_path")) or _text(entry.get("id")),
-            quantization=_text(props.get("model_ftype")) or _text(meta.get("ftype")),
-            context_length=_whole(settings.get("n_ctx")) or _whole(meta.get("n_ctx")),
+            model=told.text(props.get("model_path")) or told.text(entry.get("id")),
+            quantization=told.text(props.get("model_ftype")) or told.text(meta.get("ftype")),
+            context_length=told.whole(settings.get("n_ctx")) or told.whole(meta.get("n_ctx")),
             template_hash=hashlib.sha256(template.encode()).hexdigest()[:16] if isinstance(template, str) else None,
-            build=_text(props.get("build_info")),
-            slots=_whole(props.get("total_slots")),
+            build=told.text(props.get("build_info")),
+            slots=told.whole(props.get("total_slots")),
         )
 
     def count(self, endpoint: str, members: Mapping[str, bytes], model: str) -> Counting | None:
@@ -245,24 +243,3 @@ def _environment(spec: BackendSpec) -> Mapping[str, str]:
         # NVML and nvidia-smi count by bus; CUDA would count by speed.
         environment |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(spec.gpus)}
     return {**environment, **spec.env}
-
-
-def _json(answer: HttpAnswer | None) -> Mapping[str, object]:
-    if answer is None or answer.status != 200:
-        return {}
-    try:
-        return _mapping(json.loads(answer.body))
-    except (ValueError, RecursionError):
-        return {}
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    return cast("Mapping[str, object]", value) if isinstance(value, dict) else {}
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def _whole(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None

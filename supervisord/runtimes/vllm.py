@@ -3,12 +3,11 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import cast
 
 from supervisord.core.exits import Signature
 from supervisord.core.ladder import Footprint, Rung, Shrink
 from supervisord.core.record import Identity
-from supervisord.runtimes import raw_json, vllm_endings
+from supervisord.runtimes import raw_json, told, vllm_endings
 from supervisord.runtimes.base import (
     Address,
     BackendSpec,
@@ -126,12 +125,12 @@ class Vllm:
 
     def identity(self, answers: Mapping[str, HttpAnswer]) -> Identity:
         """From `/v1/models` and `/version`. It tells neither its quantization nor its chat template."""
-        models = _json(answers.get("/v1/models")).get("data")
-        entry = _mapping(models[0]) if isinstance(models, list) and models else {}
+        models = told.members(answers.get("/v1/models")).get("data")
+        entry = told.mapping(models[0]) if isinstance(models, list) and models else {}
         return Identity(
-            model=_text(entry.get("root")) or _text(entry.get("id")),
-            context_length=_whole(entry.get("max_model_len")),
-            build=_text(_json(answers.get("/version")).get("version")),
+            model=told.text(entry.get("root")) or told.text(entry.get("id")),
+            context_length=told.whole(entry.get("max_model_len")),
+            build=told.text(told.members(answers.get("/version")).get("version")),
         )
 
     def count(self, endpoint: str, members: Mapping[str, bytes], model: str) -> Counting | None:
@@ -254,24 +253,3 @@ def _count(members: Mapping[str, bytes], model: str, names: tuple[str, ...]) -> 
     answer = yield Call("/tokenize", raw_json.object_of(asked))
     found = _COUNT.search(answer.body)  # the tokens themselves stand in it too, and are not decoded
     return int(found[1]) if answer.status == 200 and found else None
-
-
-def _json(answer: HttpAnswer | None) -> Mapping[str, object]:
-    if answer is None or answer.status != 200:
-        return {}
-    try:
-        return _mapping(json.loads(answer.body))
-    except (ValueError, RecursionError):
-        return {}
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    return cast("Mapping[str, object]", value) if isinstance(value, dict) else {}
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def _whole(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -207,3 +207,23 @@ async def test_no_local_server_inherits_the_key_of_a_service_elsewhere(tmp_path:
         assert inherited["HARMLESS"] == "yes"
         assert "ELSEWHERE_KEY" not in inherited
         assert "sk-very-secret" not in inherited.values()
+
+
+async def test_a_service_that_limits_its_rate_is_waited_for(tmp_path: Path, http: aiohttp.ClientSession) -> None:
+    """It is the only one: the queue holds the job for as long as the service asks for, and fails nothing."""
+    async with remote() as service, running(daemon_of(tmp_path, service), CLOUD_KEY=KEY) as daemon:
+        await daemon.until_phase("ready", "cloud")
+        service.status = 429
+        async with asyncio.TaskGroup() as group:
+            asking = group.create_task(ask(http, daemon, "cloud"))
+
+            async def refused_twice() -> bool:
+                return len(service.requests) >= 2
+
+            await daemon.until(refused_twice, "it to be asked again")
+            assert not asking.done()
+            service.status = 0
+        assert asking.result().status == 200
+        attempts = (await daemon.jobs())[-1]["attempts"]
+        assert {attempt["reason"] for attempt in attempts[:-1]} == {"backend_busy"}
+        assert attempts[-1]["status"] == "done"

@@ -17,11 +17,11 @@ from supervisord.core.placement import PlacementPolicy
 from supervisord.core.record import EventKind
 from supervisord.core.routing import Route
 from supervisord.engine.backend import Backend
-from supervisord.engine.dispatcher import Lease, Ticket
 from supervisord.engine.gateway import GatewayPolicy
 from supervisord.engine.sampler import MemoryLimits
 from supervisord.engine.settings import Ports, Settings
 from supervisord.engine.supervisor import Supervisor
+from supervisord.engine.tickets import Lease, Ticket
 from supervisord.ports import HealthProbe
 from supervisord.runtimes.base import BackendSpec, CommandOptions, MemoryNeed, RemoteOptions, RuntimeKind
 from tests.fakes.clock import FakeClock, fake_time

@@ -18,7 +18,7 @@ from supervisord.core.life import Phase, Want
 from supervisord.core.memory import GIB
 from supervisord.core.queue import QueuePolicy
 from supervisord.core.routing import Route, Routes, Strategy
-from supervisord.engine.dispatcher import retried
+from supervisord.engine.tickets import retried
 from tests.engine.rig import CHAT, llama, remote, rig
 from tests.fakes.engine import LOADING
 
