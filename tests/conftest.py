@@ -1,6 +1,7 @@
 """Settings that all tests share."""
 
 import os
+import signal
 
 from hypothesis import HealthCheck, settings
 
@@ -10,3 +11,7 @@ CALM = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "data
 settings.register_profile("repeatable", derandomize=True, **CALM)
 settings.register_profile("search", max_examples=2000, **CALM)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+# A shell that runs this in the background has SIGINT ignored, and every program that is started here would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
