@@ -12,6 +12,6 @@ settings.register_profile("repeatable", derandomize=True, **CALM)
 settings.register_profile("search", max_examples=2000, **CALM)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
-# A shell that runs this in the background has SIGINT ignored, and every program that is started here would inherit that.
+# A shell that runs this in the background ignores SIGINT, and every program that is started here would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
