@@ -262,9 +262,10 @@ class _Draft:
 
 
 def _shortage(pool: Pool, needed: int, room: int) -> str:
+    there = f"{gib(pool.free)} free, and {gib(pool.reserve)} stay free"
     if not needed:
-        return f"{pool.label} is below its reserve"
-    return f"it needs {gib(needed)} on {pool.label} and {gib(room)} are free for it"
+        return f"{pool.label} is below its reserve: {there}"
+    return f"it needs {gib(needed)} on {pool.label} and {gib(room)} are free for it: {there}"
 
 
 def _order(tenant: Tenant) -> tuple[bool, bool, bool, float, float]:

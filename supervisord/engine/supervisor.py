@@ -258,6 +258,7 @@ class Supervisor:
         for backend in self.backends.values():
             backend.close()
         await self.ports.processes.close()
+        self.tasks.close()
         await self.ports.upstream.close()
         await self.ports.probe.close()
         self.ports.memory.close()

@@ -26,6 +26,11 @@ class Tasks:
         """Start work that goes on until it is cancelled."""
         return self._group.create_task(work, name=name)
 
+    def close(self) -> None:
+        """End what is left: what somebody sleeps for does not matter any more."""
+        for task in self._bounded:
+            task.cancel()
+
     async def settled(self) -> None:
         """Returns once no bounded task is left, those included that they started."""
         while self._bounded:

@@ -131,7 +131,9 @@ def test_who_needs_nothing_known_starts_above_the_reserve(free: float, starts: b
 
     assert (made.admit == ("a",)) is starts
     if not starts:
-        assert made.hold["a"] == "waits for room: gpu0 is below its reserve (b is pinned (20.0 GiB))"
+        assert made.hold["a"] == (
+            "waits for room: gpu0 is below its reserve: 1.9 GiB free, and 2.0 GiB stay free (b is pinned (20.0 GiB))"
+        )
 
 
 def test_nobody_needs_it_any_more() -> None:
@@ -189,21 +191,24 @@ def test_what_is_in_the_way_is_named() -> None:
     residents = [there("p", 6, pinned=True), there("s", 5, standing=Standing.STARTING, turn=frozenset())]
 
     assert plan([waiting("a", 12), *residents], pools(pool), NOW).hold["a"] == (
-        "waits for room: it needs 12.0 GiB on gpu0 and 1.0 GiB are free for it (p is pinned (6.0 GiB); s is starting "
-        "(5.0 GiB); pid 2 (python) holds 4.0 GiB; pid 4 (python) holds 3.0 GiB; pid 3 (python) holds 2.0 GiB; "
-        "2 more processes hold some; 0.5 GiB are held by no process that can be seen; not released yet?)"
+        "waits for room: it needs 12.0 GiB on gpu0 and 1.0 GiB are free for it: 3.0 GiB free, and 2.0 GiB stay "
+        "free (p is pinned (6.0 GiB); s is starting (5.0 GiB); pid 2 (python) holds 4.0 GiB; pid 4 (python) holds "
+        "3.0 GiB; pid 3 (python) holds 2.0 GiB; 2 more processes hold some; 0.5 GiB are held by no process that can be seen; not released yet?)"
     )
 
 
 def test_a_holder_of_unknown_size() -> None:
     made = plan([waiting("a", 12)], pools(gpu0(3, foreign=(Holder(5, "Xorg", None),))), NOW)
 
-    assert made.hold["a"].endswith("1.0 GiB are free for it (pid 5 (Xorg) holds an unknown share)")
+    assert made.hold["a"].endswith(
+        "1.0 GiB are free for it: 3.0 GiB free, and 2.0 GiB stay free (pid 5 (Xorg) holds an unknown share)"
+    )
 
 
 def test_no_room_and_nobody_to_name() -> None:
     assert plan([waiting("a", 12)], pools(gpu0(1)), NOW).hold == {
-        "a": "waits for room: it needs 12.0 GiB on gpu0 and 0.0 GiB are free for it"
+        "a": "waits for room: it needs 12.0 GiB on gpu0 and 0.0 GiB are free for it: "
+        "1.0 GiB free, and 2.0 GiB stay free"
     }
 
 

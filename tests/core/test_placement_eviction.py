@@ -144,7 +144,10 @@ def test_some_never_displace_anybody(meek: dict[str, object]) -> None:
     made = plan([newcomer(**meek), idle("a")], cards(), NOW + 1000.0)
 
     assert (made.leave, made.close) == ({}, {})
-    assert made.hold == {"n": "waits for room: it needs 10.0 GiB on gpu0 and 0.0 GiB are free for it"}
+    assert made.hold == {
+        "n": "waits for room: it needs 10.0 GiB on gpu0 and 0.0 GiB are free for it: "
+        "2.0 GiB free, and 2.0 GiB stay free"
+    }
 
 
 # --- when: idle ones -------------------------------------------------------------------------------------------------
