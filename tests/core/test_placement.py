@@ -193,7 +193,8 @@ def test_what_is_in_the_way_is_named() -> None:
     assert plan([waiting("a", 12), *residents], pools(pool), NOW).hold["a"] == (
         "waits for room: it needs 12.0 GiB on gpu0 and 1.0 GiB are free for it: 3.0 GiB free, and 2.0 GiB stay "
         "free (p is pinned (6.0 GiB); s is starting (5.0 GiB); pid 2 (python) holds 4.0 GiB; pid 4 (python) holds "
-        "3.0 GiB; pid 3 (python) holds 2.0 GiB; 2 more processes hold some; 0.5 GiB are held by no process that can be seen; not released yet?)"
+        "3.0 GiB; pid 3 (python) holds 2.0 GiB; 2 more processes hold some; "
+        "0.5 GiB are held by no process that can be seen; not released yet?)"
     )
 
 
