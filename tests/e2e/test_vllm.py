@@ -133,13 +133,13 @@ async def kill_under_load(daemon: Daemon, client: openai.AsyncOpenAI, who: str) 
     """`kill -9` of one process of vLLM while a stream and requests run there; none of the requests may be lost."""
     before = await daemon.backend("tiny")
     tree = tree_of(before)
-    stream = await client.chat.completions.create(
-        model="tiny", messages=HELLO, max_tokens=900, stream=True, extra_body=ON_AND_ON
-    )
-    chunks = aiter(stream)
-    await anext(chunks)
     async with asyncio.TaskGroup() as group:
-        asked = [group.create_task(ask_shared(client, 300)) for _ in range(3)]
+        asked = [group.create_task(ask_shared(client, 600)) for _ in range(3)]  # before the stream: the model is quick
+        stream = await client.chat.completions.create(
+            model="tiny", messages=HELLO, max_tokens=900, stream=True, extra_body=ON_AND_ON
+        )
+        chunks = aiter(stream)
+        await anext(chunks)
 
         async def running_there() -> bool:
             return int((await daemon.backend("tiny"))["in_flight"]) >= 2  # the model is tiny, and quick
