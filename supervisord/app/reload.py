@@ -1,15 +1,14 @@
 """Reading the configuration again while everything runs: asked for by SIGHUP, by an operator, or by a changed file."""
 
 import asyncio
-import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import structlog
 
+from supervisord.adapters.detached import within
 from supervisord.app.settings import engine_settings
 from supervisord.config.load import load_file
 from supervisord.config.model import Configuration
@@ -27,6 +26,7 @@ from supervisord.runtimes.reload import ReloadReport
 POLL_S = 1.0
 SETTLE_S = 0.5  # a file is read once it has been the same for that long: editors and copies write in several steps
 DISK_S = 10.0  # a disk or a network folder that takes longer for a file of some kilobytes does not answer
+_THREAD = "configuration"
 
 # Where each setting of the configuration stands. A test holds both tables complete.
 APPLIED: Mapping[str, str] = {
@@ -59,7 +59,6 @@ KEPT: Mapping[str, str] = {
     "store.retention_s": "store.retention",
 }
 
-_Result = TypeVar("_Result")
 _Signature = tuple[int, int, int, int]
 
 log = structlog.get_logger()
@@ -186,7 +185,7 @@ class Reloader:
             )
         path = self._path
         try:
-            return await _unhurried(lambda: load_file(path, Surroundings.of_process(str(Path(path).parent))))
+            return await within(DISK_S, lambda: _loaded(path), _THREAD)
         except InvalidConfigurationError:
             raise
         except ConfigurationError as error:
@@ -227,7 +226,7 @@ class Reloader:
         """What changes with the file; None while there is none, or its disk does not answer."""
         path = Path(self._path)
         try:
-            found = await _unhurried(path.stat)
+            found = await within(DISK_S, path.stat, _THREAD)
         except (OSError, TimeoutError):
             return None
         return found.st_mtime_ns, found.st_size, found.st_ino, found.st_dev
@@ -246,6 +245,10 @@ class Reloader:
             return await self._read() != self._current
         except ConfigurationError:
             return True
+
+
+def _loaded(path: str) -> Configuration:
+    return load_file(path, Surroundings.of_process(str(Path(path).parent)))
 
 
 def _moves_routes(report: ReloadReport) -> bool:
@@ -280,21 +283,3 @@ def _fail(waiting: list[asyncio.Future[ReloadReport]], error: SupervisorError) -
 
 def _going_down() -> DrainingError:
     return DrainingError("The daemon is going down, and reads no configuration any more.")
-
-
-async def _unhurried(work: Callable[[], _Result]) -> _Result:
-    """`work` in a thread that is waited for DISK_S at most, and never at the end of the daemon. Raises TimeoutError.
-
-    A thread of an executor that is stuck in a read would keep the whole process from ending.
-    """
-    done: Future[_Result] = Future()
-
-    def run() -> None:
-        try:
-            done.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - handed on to whoever waits
-            done.set_exception(error)
-
-    threading.Thread(target=run, name="configuration", daemon=True).start()
-    async with asyncio.timeout(DISK_S):
-        return await asyncio.shield(asyncio.wrap_future(done))

@@ -52,7 +52,6 @@ def _common(name: str, backend: BackendSettings) -> BackendSpec:
         autostart=backend.autostart,
         ttl_s=backend.ttl,
         priority=backend.priority,
-        token_budget=backend.token_budget,
         probe_interval_s=backend.probe_interval,
         probe_timeout_s=backend.timeouts.probe,
     )
@@ -170,7 +169,6 @@ def _remote(spec: BackendSpec, backend: RemoteSettings) -> BackendSpec:
             base_url=backend.url,
             key=backend.key or "",
             health_path=backend.health.path,
-            failures=backend.breaker.failures,
         ),
     )
 

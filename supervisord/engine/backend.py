@@ -145,7 +145,7 @@ class Backend:
             case life.GrantLease(job_id=job_id, generation=number):
                 self._hooks.granted(job_id, self.name, number)
             case life.RefuseLease(job_id=job_id):
-                self._hooks.refused(job_id, self.name)
+                self._hooks.refused(job_id)
             case life.FailLeases(generation=number, reason=reason, detail=detail):
                 self._hooks.fail(self.name, number, reason, detail)
 

@@ -198,9 +198,8 @@ class Dispatcher:
         ticket.lease.set_result(lease)
         self.pump()  # the next in line for this model may fit beside it
 
-    def refused(self, job_id: str, backend_name: str) -> None:
+    def refused(self, job_id: str) -> None:
         """A backend had no slot after all: it changed between the look and the question, and will say so itself."""
-        del backend_name
         ticket = self._tickets.get(job_id)
         if ticket is not None:
             ticket.asked = None

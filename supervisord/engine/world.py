@@ -48,6 +48,6 @@ class Hooks:
     """Whom a backend tells: the dispatcher."""
 
     granted: Callable[[str, str, int], None]  # job, backend, generation
-    refused: Callable[[str, str], None]  # job, backend
+    refused: Callable[[str], None]  # job
     fail: Callable[[str, int, FailureReason, str], None]  # backend, generation: everything in flight there
     changed: Callable[[str], None]

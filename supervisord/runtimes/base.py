@@ -60,7 +60,6 @@ class RemoteOptions:
     base_url: str  # as its users write it: https://api.example.com/v1
     key: str = field(default="", repr=False)
     health_path: str = "/models"  # below base_url; a cheap call that costs no tokens
-    failures: int = 3  # consecutive failed requests that open the breaker
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +105,6 @@ class BackendSpec:
     max_wait_s: float = 30.0  # its jobs wait that long for a busy backend to give up its place, then it has to
     min_residence_s: float = 10.0  # once ready, it keeps its place for that long while it has work
     headroom: int = 0  # bytes of each GPU that a server which fits itself leaves free; known at its start only
-    token_budget: int | None = None  # tokens in flight; None: what the server says it has room for
     probe_interval_s: float = 1.0
     probe_timeout_s: float = 2.0
     vllm: VllmOptions = field(default_factory=VllmOptions)
@@ -230,3 +228,11 @@ class Runtime(Protocol):
     def context_hint(self, log: tuple[str, ...]) -> int | None:
         """The longest context that would fit, as told by a start that ran out of memory; None: it did not say."""
         ...
+
+
+def visible_gpus(spec: BackendSpec) -> dict[str, str]:
+    """The environment that shows a process the GPUs of its backend only; nothing where all are its own."""
+    if not spec.gpus:
+        return {}
+    # NVML and nvidia-smi count by bus; CUDA would count by speed.
+    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(spec.gpus)}

@@ -17,6 +17,7 @@ from supervisord.runtimes.base import (
     Launch,
     Readiness,
     RuntimeKind,
+    visible_gpus,
 )
 from supervisord.runtimes.llama_cpp import LlamaCpp
 
@@ -143,9 +144,7 @@ def _filled(text: str, values: Mapping[str, str]) -> str:
 
 def _environment(spec: BackendSpec) -> dict[str, str]:
     environment: dict[str, str] = {}
-    if spec.gpus:
-        # NVML and nvidia-smi count by bus; CUDA would count by speed.
-        environment |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(spec.gpus)}
+    environment |= visible_gpus(spec)
     if spec.threads is not None:
         environment["OMP_NUM_THREADS"] = str(spec.threads)
     return environment

@@ -18,6 +18,7 @@ from supervisord.runtimes.base import (
     Launch,
     Readiness,
     RuntimeKind,
+    visible_gpus,
 )
 
 # A refused compute buffer is tried once more, smaller, and says so in a line of its own; what is refused before the
@@ -239,7 +240,5 @@ def _options(spec: BackendSpec) -> list[str]:
 
 def _environment(spec: BackendSpec) -> Mapping[str, str]:
     environment = {"GGML_NO_BACKTRACE": "1"}  # otherwise abort() starts gdb, which holds the dying process
-    if spec.gpus:
-        # NVML and nvidia-smi count by bus; CUDA would count by speed.
-        environment |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(spec.gpus)}
+    environment |= visible_gpus(spec)
     return {**environment, **spec.env}

@@ -78,13 +78,12 @@ SETTINGS: Mapping[str, Setting] = {
     "memory": _adjust("memory"),
     "max_wait_s": _adjust("max_wait"),
     "min_residence_s": _adjust("min_residence"),
-    "token_budget": _adjust("token_budget"),
     "headroom": _adjust("memory.vram.reserve"),
     "probe_interval_s": _adjust("probe_interval"),
     "probe_timeout_s": _adjust("probe_timeout"),
     "vllm": _restart("vllm's options"),
     "command": _restart("command"),
-    "remote": _restart("url, key, health or breaker"),
+    "remote": _restart("url, key or health"),
 }
 
 _TELLS_ALL_NAMES = frozenset({RuntimeKind.VLLM})  # --served-model-name

@@ -18,6 +18,7 @@ from supervisord.runtimes.base import (
     Launch,
     Readiness,
     RuntimeKind,
+    visible_gpus,
 )
 
 _MODULE = ("-m", "vllm.entrypoints.openai.api_server")
@@ -215,9 +216,7 @@ def _environment(spec: BackendSpec) -> Mapping[str, str]:
     if spec.threads is not None:
         # Without "nobind" the CPU build overrules the number with that of the processors it binds to.
         environment |= {"OMP_NUM_THREADS": str(spec.threads), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    if spec.gpus:
-        # NVML and nvidia-smi count by bus; CUDA would count by speed.
-        environment |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(spec.gpus)}
+    environment |= visible_gpus(spec)
     return {**environment, **spec.env}
 
 

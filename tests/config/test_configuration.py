@@ -124,7 +124,6 @@ def test_every_setting_arrives() -> None:
             memory=MemoryNeed(14 * 2**30, 2 * 2**30),
             max_wait_s=5,
             min_residence_s=6,
-            token_budget=32_768,
             threads=8,
             embeddings=True,
             chat_template_file="/home/ada/t.jinja",

@@ -173,9 +173,8 @@ probe_interval: 5s
         models=("a",),
         upstream_model="gpt-4o",
         life=LifePolicy(slots=3, token_budget=1024, breaker=7),
-        token_budget=1024,
         probe_interval_s=5.0,
-        remote=RemoteOptions("https://api.example.com:8443/v1", "sk-secret", "/health", 7),
+        remote=RemoteOptions("https://api.example.com:8443/v1", "sk-secret", "/health"),
     )
     assert "sk-secret" not in repr(spec)
 

@@ -151,7 +151,7 @@ async def test_a_view_shows_all_that_the_choice_goes_by() -> None:
 
 
 async def test_the_size_of_the_job_decides_whether_there_is_room() -> None:
-    async with rig(llama("a", slots=4, token_budget=None)) as it:
+    async with rig(llama("a", slots=4)) as it:
         await it.up("a")
         it["a"]._actor.state = replace(it["a"].state, capacity=1000)
         it.submit("a", tokens=600)

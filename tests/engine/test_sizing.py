@@ -146,7 +146,7 @@ async def test_a_context_that_shrank_on_the_ladder_is_the_one_that_counts() -> N
 
 
 async def test_a_small_request_is_booked_by_its_bytes() -> None:
-    async with sized(llama("a", slots=4, token_budget=100_000)) as (it, ask, heard):
+    async with sized(llama("a", slots=4)) as (it, ask, heard):
         it["a"]._actor.policy = replace(it["a"].policy, token_budget=100_000)
         assert ask(chat(300)).needed
         assert await ask(chat(300)).tokens() == 300 // BYTES_PER_TOKEN + 1 + USUAL_ANSWER

@@ -68,7 +68,6 @@ OTHER: Mapping[str, Any] = {  # for each setting a value that is not its default
     "memory": MemoryNeed(vram=1),
     "max_wait_s": 7.0,
     "min_residence_s": 7.0,
-    "token_budget": 4096,
     "headroom": 1 << 30,
     "probe_interval_s": 7.0,
     "probe_timeout_s": 7.0,
@@ -80,7 +79,7 @@ OTHER: Mapping[str, Any] = {  # for each setting a value that is not its default
 HARMLESS = {
     "rungs", "life.token_budget", "life.breaker", "life.load_stall_s", "life.probe_hang_s", "life.progress_s",
     "life.drain_s", "life.term_s", "life.kill_s", "life.rungs", "life.restart", "autostart", "ttl_s", "priority",
-    "pinned", "memory", "max_wait_s", "min_residence_s", "token_budget", "headroom", "probe_interval_s",
+    "pinned", "memory", "max_wait_s", "min_residence_s", "headroom", "probe_interval_s",
     "probe_timeout_s",
 }  # fmt: skip
 
@@ -190,7 +189,7 @@ class TestMessage:
         )
 
     def test_two_fields_with_one_name_are_told_once(self):
-        new = replace(A, token_budget=7, life=replace(A.life, token_budget=7))
+        new = replace(A, life=replace(A.life, token_budget=7))
         assert changes([A], [new]).why == {"a": ("token_budget",)}
 
     def test_secrets_are_not_told(self):

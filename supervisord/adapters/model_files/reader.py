@@ -4,10 +4,10 @@ import asyncio
 import importlib.util
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Final
 
+from supervisord.adapters.detached import detached
 from supervisord.adapters.model_files import gguf, hugging_face
 from supervisord.core.footprint import ModelFacts
 from supervisord.runtimes.base import BackendSpec, RuntimeKind
@@ -38,11 +38,7 @@ class LocalModelFiles:
         """
         if not spec.model or spec.runtime is RuntimeKind.REMOTE or self._reading >= _MOST_BLOCKED:
             return None
-        answer: Future[ModelFacts | None] = Future()
-        # A daemon thread: a read that hangs in the kernel must not keep the interpreter from ending.
-        threading.Thread(
-            target=_answer, args=(answer, lambda: self._read(spec)), name="model-files", daemon=True
-        ).start()
+        answer = detached(lambda: self._facts(spec), "model-files")
         self._reading += 1
         loop = asyncio.get_running_loop()
         answer.add_done_callback(lambda _: _tell(loop, self._on_answered))
@@ -51,6 +47,12 @@ class LocalModelFiles:
 
     def _on_answered(self) -> None:
         self._reading -= 1
+
+    def _facts(self, spec: BackendSpec) -> ModelFacts | None:
+        try:
+            return self._read(spec)
+        except Exception:  # noqa: BLE001 - whatever a strange file provokes, whoever waits is told that there is nothing
+            return None
 
     def _read(self, spec: BackendSpec) -> ModelFacts | None:
         files = _gguf_files(spec)
@@ -88,14 +90,6 @@ def _bundle() -> tuple[Path, ...]:
     if len(pieces) != len(_BUNDLE):
         raise FileNotFoundError(_BUNDLE[0])
     return tuple(pieces)
-
-
-def _answer(answer: Future[ModelFacts | None], read: Callable[[], ModelFacts | None]) -> None:
-    try:
-        found = read()
-    except Exception:  # noqa: BLE001 - whatever a strange file provokes, whoever waits is told that there is nothing
-        found = None
-    answer.set_result(found)
 
 
 def _tell(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:

@@ -1,29 +1,21 @@
 """Questions to the machine before a start: who holds a port, whether a file can be read."""
 
-import asyncio
 import os
 import socket
 import stat
-import threading
-from concurrent.futures import Future
 from pathlib import Path
 
 import psutil
+
+from supervisord.adapters.detached import within
 
 FILE_S = 10.0  # a disk or a network folder that takes longer for one byte does not answer
 
 
 async def file_problem(path: str) -> str | None:
-    """Why a file or folder cannot be read, in words; None if it can. Takes FILE_S at most.
-
-    On a thread of its own: a dead network folder blocks whoever asks it, for ever, and an executor's thread would keep
-    the whole daemon from ending.
-    """
-    answer: Future[str | None] = Future()
-    threading.Thread(target=lambda: answer.set_result(_file_problem(path)), name="file", daemon=True).start()
+    """Why a file or folder cannot be read, in words; None if it can. Takes FILE_S at most."""
     try:
-        async with asyncio.timeout(FILE_S):
-            return await asyncio.shield(asyncio.wrap_future(answer))
+        return await within(FILE_S, lambda: _file_problem(path), "file")
     except TimeoutError:
         return f"{path}: its disk has not answered for {FILE_S:g} s"
 

@@ -1,0 +1,32 @@
+"""Work that may never come back: a thread that nobody has to wait for."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+_Result = TypeVar("_Result")
+
+
+def detached(work: Callable[[], _Result], name: str) -> Future[_Result]:
+    """`work`, begun in a daemon thread. A thread of an executor that is stuck in a read, as of a dead network folder,
+    would keep the whole process from ending.
+    """
+    done: Future[_Result] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - handed on to whoever waits
+            done.set_exception(error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return done
+
+
+async def within(limit_s: float, work: Callable[[], _Result], name: str) -> _Result:
+    """The result of `detached` work. Raises TimeoutError after `limit_s`, and what `work` raises."""
+    done = detached(work, name)
+    async with asyncio.timeout(limit_s):
+        return await asyncio.shield(asyncio.wrap_future(done))
