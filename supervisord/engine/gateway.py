@@ -117,9 +117,6 @@ class Gateway:
                 await self._wait_telling(course, ticket, client)
             lease = await self._lease(ticket)
             outcome = await self._try(course, lease, client)
-            if outcome.status is not JobStatus.DONE and outcome.reason in SUSPICIOUS:
-                # Its exit may not have been told yet: no job is sent to it before it answers a probe again.
-                lease.backend.post(life.ProbeMissed(lease.generation.number, outcome.detail))
             if (
                 outcome.retriable
                 and not self.closed
@@ -246,8 +243,13 @@ class Gateway:
             self._store_attempt(course.attempt)
             first, done = outcome.first_byte, outcome.status is JobStatus.DONE
             backend.used(first_byte_s=first - lease.granted if done and first is not None else None)
+            if outcome.reason in SUSPICIOUS:
+                # Its exit may not have been told yet: no job is sent to it before it answers a probe again.
+                backend.post(life.ProbeMissed(generation.number, outcome.detail))
             if left:
-                self._dispatcher.give_back(lease, served=done)
+                self._dispatcher.give_back(lease, served=done, failed=outcome.reason in BLAMED)
+                if outcome.reason is FailureReason.BACKEND_ERROR:
+                    self._clock.call_at(now + LOG_LAG_S, lambda: _judge_memory(lease))
         if outcome.usage.tokens_per_second is not None:
             backend.tokens_per_second = outcome.usage.tokens_per_second
         return outcome
@@ -301,6 +303,10 @@ class Gateway:
             job_id=course.job.id,
             reason=reason,
         )
+
+
+def _judge_memory(lease: Lease) -> None:
+    lease.backend.lacks_memory(lease.generation)
 
 
 # What of the client's headers matters to a backend is in the body; identity and credentials stay here.

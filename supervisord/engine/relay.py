@@ -218,7 +218,7 @@ class Attempt:
             return
         if self._watch.failed:  # the error event itself has reached the client
             self._client.finish()
-            self._end(self._failed(_blame(self._watch.tail), self._words_of(self._watch.tail)))
+            self._end(self._failed_in_band())
         elif self._watch.done:
             self._client.finish()
             self._end(self._succeeded(self._watch.tail))
@@ -301,6 +301,10 @@ class Attempt:
             output=self._output(),
         )
 
+    def _failed_in_band(self) -> AttemptOutcome:
+        error = self._watch.tail
+        return self._failed(_blame(error), self._words_of(error))
+
     def _output(self) -> bytes | None:
         return b"".join(self._kept) if self._kept else None
 
@@ -321,13 +325,15 @@ class Attempt:
     def gone(self) -> AttemptOutcome:
         """The client left: what is known of the attempt until then.
 
-        SDKs close as soon as they have read [DONE]: such an answer has arrived whole.
+        SDKs close as soon as they have read [DONE], or an error: such an answer has come to its end.
         """
         if self._outcome is not None:
             return self._outcome
         self._abort_exchange()
         if self._streaming and self._watch.done:
             return self._succeeded(self._watch.tail)
+        if self._committed and self._watch.failed:
+            return self._failed_in_band()
         left = self._failed(FailureReason.CLIENT_LEFT, "the client closed the connection")
         return replace(left, status=JobStatus.CANCELLED)
 

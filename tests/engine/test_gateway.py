@@ -5,6 +5,8 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import pytest
+
 from supervisord.core import life
 from supervisord.core.errors import (
     BackendUnreachableError,
@@ -20,7 +22,9 @@ from supervisord.core.job import FailureReason, Submission
 from supervisord.core.life import Phase
 from supervisord.core.record import EventKind
 from supervisord.core.routing import Parameters, Route, Strategy
-from supervisord.engine.gateway import GatewayPolicy
+from supervisord.engine.backend import Backend
+from supervisord.engine.gateway import LOG_LAG_S, GatewayPolicy
+from supervisord.engine.generation import Generation
 from supervisord.ports import StoredJob
 from supervisord.runtimes.base import BackendSpec
 from tests.engine.rig import CHAT, Rig, Wire, rig
@@ -380,6 +384,53 @@ async def test_a_client_that_leaves_while_it_is_served_cuts_the_backend_off_and_
             assert it.phase("r0") is Phase.READY
             stored = await made.record()
             assert (stored.status, stored.attempts[0].reason) == ("cancelled", FailureReason.CLIENT_LEFT)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "phase"),
+    [
+        (b'{"message":"boom","code":500}', FailureReason.BACKEND_ERROR, Phase.READY),
+        (b'{"message":"EngineCore encountered an issue","code":500}', FailureReason.BACKEND_DIED, Phase.SUSPECT),
+    ],
+)
+async def test_a_client_that_leaves_at_an_error_event_has_seen_the_backend_fail(
+    monkeypatch: pytest.MonkeyPatch, error: bytes, reason: FailureReason, phase: Phase
+) -> None:
+    """SDKs raise at the event and close at once; the server may still have [DONE] to say."""
+    begun = asyncio.Event()
+    looks: list[Generation] = []
+    look = Backend.lacks_memory
+    monkeypatch.setattr(Backend, "lacks_memory", lambda self, at: looks.append(at) or look(self, at))
+
+    async def fails(peer: Peer) -> None:
+        while request := await peer.request():
+            if request.startswith(b"GET"):
+                peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+                continue
+            events = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n', b'data: {"error":%b}\n\n' % error
+            peer.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+            for event in events:
+                peer.send(b"%x\r\n%b\r\n" % (len(event), event))
+                await begun.wait()
+            await peer.closed_by_client()
+            return
+
+    async with raw_server(fails) as server:
+        spec = described("r0", f"http://127.0.0.1:{server.port}/v1")
+        async with rig(spec, routes=[Route(("m",), ("r0",))], real=True, cards=0) as it:
+            await ready(it, "r0")
+            made = House(it, [])
+            wire, task = made.send(stream=True)
+            await it.clock.until(lambda: wire.body)
+            begun.set()
+            await it.clock.until(lambda: b'"error"' in wire.body, "the error event")
+            task.cancel()
+            await it.clock.until(task.done)
+            assert (it["r0"].state.in_flight, it["r0"].state.failed_in_row, it.phase("r0")) == (0, 1, phase)
+            stored = await made.record()
+            assert (stored.status, stored.attempts[0].reason) == ("failed", reason)
+            await it.clock.advance(LOG_LAG_S)
+            assert len(looks) == (reason is FailureReason.BACKEND_ERROR), "its log may say that it got no memory"
 
 
 async def test_a_job_that_an_operator_cancels_is_told_so() -> None:

@@ -67,7 +67,8 @@ class RawServer:
         for script in self._scripts:
             script.cancel()
         for peer in self.peers:
-            peer.writer.transport.abort()
+            with suppress(AttributeError):  # asyncio before 3.11.5: of a TLS connection that is closed already
+                peer.writer.transport.abort()
         await turns()
         for script in self._scripts:
             with suppress(asyncio.CancelledError):

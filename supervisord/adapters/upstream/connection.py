@@ -108,7 +108,8 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close a connection that carries nothing."""
-        self._transport.close()
+        if not self._transport.is_closing():  # asyncio before 3.11.5 cannot abort TLS that was closed twice
+            self._transport.close()
 
     # --- the exchange's hold on it --------------------------------------------------------------------------------
 
@@ -236,7 +237,7 @@ class Connection(asyncio.Protocol):
         if exchange.paused:
             self._transport.resume_reading()
         if not self._keep_alive:
-            self._transport.close()
+            self.close()
         elif self._transport.get_write_buffer_size():  # answered without reading all of the request
             self._transport.abort()
         else:
