@@ -12,7 +12,7 @@ from aiohttp import web
 
 from supervisord.api import errors, models
 from supervisord.api.control_verbs import ONE_OF_MODEL_VERBS, ONE_OF_VERBS, Verbs
-from supervisord.api.entries import event_entry, job_entry, json_response
+from supervisord.api.entries import error_response, event_entry, job_entry, json_response
 from supervisord.core.errors import (
     ConflictError,
     ForbiddenPeerError,
@@ -90,13 +90,13 @@ class ControlDoor:
                 raise RequestTooLargeError(f"A request here is at most {FRAME_LIMIT} bytes.")
             return await handler(request)
         except SupervisorError as error:
-            return errors.response(error)
+            return error_response(error)
         except web.HTTPNotFound:
-            return errors.response(errors.no_route(request))
+            return error_response(errors.no_route(request.method, request.path))
         except web.HTTPMethodNotAllowed as error:
-            return errors.response(errors.wrong_method(request, error))
+            return error_response(errors.wrong_method(request.method, request.path, error.allowed_methods))
         except web.HTTPRequestEntityTooLarge:
-            return errors.response(RequestTooLargeError(f"A request here is at most {FRAME_LIMIT} bytes."))
+            return error_response(RequestTooLargeError(f"A request here is at most {FRAME_LIMIT} bytes."))
 
     def _check_peer(self, request: web.Request) -> None:
         transport = request.transport

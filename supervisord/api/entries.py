@@ -6,6 +6,8 @@ from dataclasses import asdict
 import msgspec
 from aiohttp import web
 
+from supervisord.api import errors
+from supervisord.core.errors import SupervisorError
 from supervisord.core.job import Priority
 from supervisord.core.record import AttemptRecord, EventRecord
 from supervisord.ports import StoredJob
@@ -14,6 +16,12 @@ from supervisord.ports import StoredJob
 def json_response(value: object, status: int = 200) -> web.Response:
     """An answer of a JSON value."""
     return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")
+
+
+def error_response(error: SupervisorError) -> web.Response:
+    """The answer to a request that ended in `error`."""
+    told = errors.response(error)
+    return web.Response(status=told.status, body=told.body, headers=dict(told.headers))
 
 
 def event_entry(event: EventRecord, event_id: int | None) -> Mapping[str, object]:

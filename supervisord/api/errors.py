@@ -1,10 +1,10 @@
 """The border between errors and HTTP: one status for each code, one envelope for all of them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
-from aiohttp import web
 
+from supervisord.api.door.response import JSON, Response
 from supervisord.core.errors import (
     AttemptFailedError,
     InvalidRequestError,
@@ -78,28 +78,30 @@ def envelope(error: SupervisorError) -> bytes:
     )
 
 
-def no_route(request: web.BaseRequest) -> UnknownEndpointError:
-    """Nothing answers the path of `request`."""
-    return UnknownEndpointError(f"There is no {request.method} {request.path} here.")
+def no_route(method: str, path: str) -> UnknownEndpointError:
+    """Nothing answers `path`."""
+    return UnknownEndpointError(f"There is no {method} {path} here.")
 
 
-def wrong_method(request: web.BaseRequest, refused: web.HTTPMethodNotAllowed) -> MethodNotAllowedError:
-    """The path of `request` takes other methods."""
-    allowed = ", ".join(sorted(refused.allowed_methods))
-    return MethodNotAllowedError(f"{request.path} takes {allowed}, not {request.method}.")
+def wrong_method(method: str, path: str, allowed: Iterable[str]) -> MethodNotAllowedError:
+    """`path` takes other methods."""
+    return MethodNotAllowedError(f"{path} takes {', '.join(sorted(allowed))}, not {method}.")
 
 
-def response(error: SupervisorError, job_id: str | None = None) -> web.Response:
+def response(error: SupervisorError, job_id: str | None = None) -> Response:
     """The answer to a request that ended in `error`."""
-    headers: dict[str, str] = {}
+    return Response(STATUS[error.code], envelope(error), (*JSON, *headers(error, job_id)))
+
+
+def headers(error: SupervisorError, job_id: str | None = None) -> Sequence[tuple[str, str]]:
+    """What the head of an answer says of `error`."""
+    told: list[tuple[str, str]] = []
     if job_id is not None:
-        headers |= {"x-job-id": job_id, "x-request-id": job_id}
+        told += (("x-job-id", job_id), ("x-request-id", job_id))
     if STATUS[error.code] >= 408:
-        headers["x-should-retry"] = "true" if error.code in WORTH_RETRYING else "false"
+        told.append(("x-should-retry", "true" if error.code in WORTH_RETRYING else "false"))
     if error.retry_after_s is not None:
-        headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+        told.append(("retry-after", str(max(1, round(error.retry_after_s)))))
     if isinstance(error, QueueFullError):
-        headers["x-queue-depth"] = str(error.depth)
-    return web.Response(
-        status=STATUS[error.code], body=envelope(error), headers=headers, content_type="application/json"
-    )
+        told.append(("x-queue-depth", str(error.depth)))
+    return told

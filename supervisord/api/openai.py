@@ -1,23 +1,16 @@
 """The OpenAI door: chat/completions, completions, embeddings, models; and the daemon's own health."""
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 
 import msgspec
-from aiohttp import web
 
 from supervisord.api import errors, models
-from supervisord.api.client import HttpClient, Sent
-from supervisord.api.entries import json_response
+from supervisord.api.door import HttpClient, Request, Response, Work, json_answer
 from supervisord.api.guard import Doorkeeper
-from supervisord.core.errors import (
-    InvalidJsonError,
-    InvalidRequestError,
-    RequestTimeoutError,
-    RequestTooLargeError,
-    SupervisorError,
-)
+from supervisord.core.errors import InvalidJsonError, InvalidRequestError, SupervisorError, UnsupportedMediaTypeError
+from supervisord.core.job import Submission
 from supervisord.core.life import BackendState, Phase, Want
 from supervisord.core.request import ENDPOINTS, SCALARS, JsonKind, Value, submission
 from supervisord.engine.supervisor import Supervisor
@@ -26,118 +19,112 @@ _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _SCALAR = msgspec.json.Decoder()
 _SHORT = 4096  # bytes of a scalar that validation could care for: a model's name with room to spare
 
+_MODEL = "/v1/models/"
+
 _KINDS = {"{": JsonKind.OBJECT, "[": JsonKind.ARRAY, '"': JsonKind.STRING}
 
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-@dataclass(frozen=True, slots=True)
-class DoorLimits:
-    body_bytes: int = 64 * 1024 * 1024
-    body_timeout_s: float = 60.0
-    client_stall_s: float = 60.0
+Handler = Callable[[Request], Response | Work]
 
 
 class OpenAIDoor:
-    """Handlers over one supervisor."""
+    """What is served on the TCP address: a `door.Application` over one supervisor."""
 
-    def __init__(self, supervisor: Supervisor, doorkeeper: Doorkeeper, limits: DoorLimits) -> None:
+    def __init__(self, supervisor: Supervisor, doorkeeper: Doorkeeper) -> None:
         self._supervisor = supervisor
         self._doorkeeper = doorkeeper
-        self._limits = limits
+        self._routes: Mapping[str, Mapping[str, Handler]] = {
+            **{path: {"POST": self._run} for path in ENDPOINTS},
+            "/v1/models": {"GET": self._models},
+            "/healthz": {"GET": self._healthz},
+            "/readyz": {"GET": self._readyz},
+        }
+        self._of_model: Mapping[str, Handler] = {"GET": self._model}
 
-    def application(self) -> web.Application:
-        """The routes of the TCP address."""
-        app = web.Application(middlewares=[self._border], client_max_size=self._limits.body_bytes)
-        for endpoint in ENDPOINTS.values():
-            app.router.add_post(endpoint.path, self._run)
-        app.router.add_get("/v1/models", self._models)
-        app.router.add_get("/v1/models/{model:.+}", self._model)
-        app.router.add_get("/healthz", self._healthz)
-        app.router.add_get("/readyz", self._readyz)
-        return app
-
-    @web.middleware
-    async def _border(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        return await self._guarded(request, handler)
-
-    async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    def answer(self, request: Request) -> Response | Work:
+        """See `door.Application`."""
+        found = self._find(request)
+        if isinstance(found, Response):
+            return found
         try:
-            self._doorkeeper.check(request)
-            return await handler(request)
+            return found(request)
         except SupervisorError as error:
             return errors.response(error)
-        except web.HTTPNotFound:
-            return errors.response(errors.no_route(request))
-        except web.HTTPMethodNotAllowed as error:
-            told = errors.response(errors.wrong_method(request, error))
-            told.headers["allow"] = ", ".join(sorted(error.allowed_methods))
-            return told
-        except web.HTTPException as error:
-            return errors.response(InvalidRequestError(f"The request is not understood: {error.reason}."))
 
-    async def inference(self, request: web.Request) -> web.StreamResponse:
-        """A POST to one of ENDPOINTS, past aiohttp's router and middlewares: they cost as much as the dispatch."""
-        return await self._guarded(request, self._run)
+    def refusal(self, head: Request) -> Response | None:
+        """See `door.Application`."""
+        found = self._find(head)
+        return found if isinstance(found, Response) else None
+
+    def told(self, error: SupervisorError) -> Response:
+        """See `door.Application`."""
+        return errors.response(error)
+
+    def _find(self, request: Request) -> Handler | Response:
+        """Who handles a request, or why nobody does: as far as its head can tell."""
+        try:
+            self._doorkeeper.check(request)
+            _check_head(request)
+        except SupervisorError as error:
+            return errors.response(error)
+        path = request.path
+        methods = self._routes.get(path)
+        if methods is None:
+            if not path.startswith(_MODEL) or path == _MODEL:
+                return errors.response(errors.no_route(request.method, path))
+            methods = self._of_model
+        handler = methods.get("GET" if request.method == "HEAD" else request.method)
+        if handler is None:
+            told = errors.response(errors.wrong_method(request.method, path, methods))
+            return replace(told, headers=(*told.headers, ("allow", ", ".join(sorted(methods)))))
+        return handler
 
     # --- work --------------------------------------------------------------------------------------------------------
 
-    async def _run(self, request: web.Request) -> web.StreamResponse:
-        body = await self._body(request)
-        wanted = submission(ENDPOINTS[request.path], body, members_of(body), request.headers)
-        client = HttpClient(request, self._supervisor.ports.clock)
+    def _run(self, request: Request) -> Work:
+        """Queue the request's body as a job. Raises InvalidRequestError."""
+        body = request.body
+        return partial(self._serve, submission(ENDPOINTS[request.path], body, members_of(body), request.headers))
+
+    async def _serve(self, wanted: Submission, client: HttpClient) -> Response | None:
         job_ids: list[str] = []
         try:
             await self._supervisor.gateway.serve(wanted, client, job_ids.append)
         except SupervisorError as error:
             return errors.response(error, job_ids[0] if job_ids else None)
-        await client.settle(self._limits.client_stall_s)
-        return Sent(client)
-
-    async def _body(self, request: web.Request) -> bytes:
-        limit = self._limits.body_bytes
-        if (request.content_length or 0) > limit:
-            raise _too_large(limit)
-        try:
-            if request.content.is_eof():  # it came with the head, as most do: nothing to wait for
-                return await request.read()
-            async with asyncio.timeout(self._limits.body_timeout_s):
-                return await request.read()
-        except web.HTTPRequestEntityTooLarge:
-            raise _too_large(limit) from None
-        except web.RequestPayloadError as error:
-            raise InvalidRequestError(f"The body does not arrive as its headers say: {error}.") from None
-        except TimeoutError:
-            late = f"The body did not arrive within {self._limits.body_timeout_s:g} s (limits.body_timeout)."
-            raise RequestTimeoutError(late) from None
+        return None
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
-    async def _models(self, request: web.Request) -> web.Response:
+    def _models(self, request: Request) -> Response:
         del request
         routes = self._supervisor.routes.all
         data = [models.openai_entry(self._supervisor, route, name) for route in routes for name in route.names]
-        return json_response({"object": "list", "data": data})
+        return json_answer({"object": "list", "data": data})
 
-    async def _model(self, request: web.Request) -> web.Response:
-        name = request.match_info["model"]
-        return json_response(models.openai_entry(self._supervisor, self._supervisor.routes.named(name), name))
+    def _model(self, request: Request) -> Response:
+        name = request.path.removeprefix(_MODEL)
+        return json_answer(models.openai_entry(self._supervisor, self._supervisor.routes.named(name), name))
 
-    async def _healthz(self, request: web.Request) -> web.Response:
+    def _healthz(self, request: Request) -> Response:
         del request
         degraded = self._supervisor.degraded()
-        return json_response({"status": "degraded" if degraded else "ok", "degraded": degraded})
+        return json_answer({"status": "degraded" if degraded else "ok", "degraded": degraded})
 
-    async def _readyz(self, request: web.Request) -> web.Response:
+    def _readyz(self, request: Request) -> Response:
         del request
         backends = {b.name: _phase(b.state.phase, b.state.reason) for b in self._supervisor.backends.values()}
         can = not self._supervisor.draining and any(_can_serve(b.state) for b in self._supervisor.backends.values())
-        return json_response({"ready": can, "backends": backends}, status=200 if can else 503)
+        return json_answer({"ready": can, "backends": backends}, status=200 if can else 503)
 
 
-def _too_large(limit: int) -> RequestTooLargeError:
-    return RequestTooLargeError(f"The body is larger than {limit} bytes (limits.body).")
+def _check_head(request: Request) -> None:
+    """Raises InvalidRequestError for what a head asks for in vain."""
+    headers = request.headers
+    if "expect" in headers and headers["expect"].lower() != "100-continue":
+        raise InvalidRequestError("The only expectation that can be met is 100-continue.", param="Expect")
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaTypeError("Bodies are taken as they are: send this one uncompressed.")
 
 
 def _can_serve(state: BackendState) -> bool:

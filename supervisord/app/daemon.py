@@ -22,8 +22,9 @@ from supervisord.adapters.nvml import NvmlSensor
 from supervisord.adapters.store import SqliteStore
 from supervisord.adapters.upstream import HttpUpstream
 from supervisord.api.control import About, ControlDoor
+from supervisord.api.door import Door, DoorLimits
 from supervisord.api.guard import Doorkeeper
-from supervisord.api.openai import DoorLimits, OpenAIDoor
+from supervisord.api.openai import OpenAIDoor
 from supervisord.app import doors, logs
 from supervisord.app.ids import JobIds
 from supervisord.app.processes import Processes
@@ -99,7 +100,7 @@ class _Daemon:
             await supervisor.open(group)
             control = doors.bind_control(Path(configuration.control_socket), configuration.control_group)
             reloader = Reloader(configuration, supervisor, ports.notifier, ports.clock)
-            runners = await self._open_doors(supervisor, reloader, (listener, control), address)
+            public, private = await self._open_doors(supervisor, reloader, (listener, control), address)
             loops = [supervisor.tasks.loop(reloader.run(), "reload")]
             if self._watch:
                 loops.append(supervisor.tasks.loop(reloader.watch(), "watch configuration"))
@@ -111,8 +112,8 @@ class _Daemon:
                 loop.cancel()
             await supervisor.drain()
             await supervisor.stop()
-            for runner in runners:
-                await runner.cleanup()
+            await public.close(doors.SHUTDOWN_S)
+            await private.cleanup()
             doors.remove_control(configuration.control_socket)
             await supervisor.close()
 
@@ -151,7 +152,7 @@ class _Daemon:
 
     async def _open_doors(
         self, supervisor: Supervisor, reloader: Reloader, sockets: tuple[socket.socket, socket.socket], address: str
-    ) -> list[web.AppRunner]:
+    ) -> tuple[Door, web.AppRunner]:
         configuration = self._configuration
         about = About(
             version=VERSION,
@@ -163,19 +164,27 @@ class _Daemon:
             socket=configuration.control_socket,
         )
         doorkeeper = Doorkeeper(frozenset((*configuration.allowed_hosts, configuration.listen_host)))
-        limits = DoorLimits(
-            configuration.limits.body, configuration.limits.body_timeout_s, configuration.limits.client_stall_s
+        limits = configuration.limits
+        public = Door(
+            OpenAIDoor(supervisor, doorkeeper),
+            DoorLimits(
+                body_bytes=limits.body,
+                header_timeout_s=limits.header_timeout_s,
+                body_timeout_s=limits.body_timeout_s,
+                idle_timeout_s=limits.idle_timeout_s,
+                client_stall_s=limits.client_stall_s,
+                connections=limits.connections,
+            ),
+            supervisor.ports.clock,
         )
-        openai = OpenAIDoor(supervisor, doorkeeper, limits)
         operators = ControlDoor(supervisor, about, doors.peers_allowed(configuration.control_group), reloader.reload)
-        public = doors.GuardedRunner(openai.application(), openai.inference, configuration.limits)
         private = web.AppRunner(
             operators.application(), handler_cancellation=True, access_log=None, shutdown_timeout=doors.SHUTDOWN_S
         )
-        for runner, sock in zip((public, private), sockets, strict=True):
-            await runner.setup()
-            await web.SockSite(runner, sock, backlog=doors.BACKLOG).start()
-        return [public, private]
+        await public.open(sockets[0], doors.BACKLOG)
+        await private.setup()
+        await web.SockSite(private, sockets[1], backlog=doors.BACKLOG).start()
+        return public, private
 
     def _catch_signals(self, supervisor: Supervisor, reloader: Reloader) -> None:
         loop = asyncio.get_running_loop()

@@ -6,53 +6,11 @@ import pwd
 import socket
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
 
-from aiohttp import web
-from typing_extensions import override
-
-from supervisord.api import errors
-from supervisord.api.guard import GuardedServer
-from supervisord.api.openai import Handler
-from supervisord.config.model import Limits
-from supervisord.core.errors import AddressInUseError, ConfigurationError, InvalidRequestError, StateFolderError
-from supervisord.core.request import ENDPOINTS
+from supervisord.core.errors import AddressInUseError, ConfigurationError, StateFolderError
 
 BACKLOG = 1024
 SHUTDOWN_S = 2.0  # for connections that are idle or being answered when everything else is down
-
-
-class GuardedRunner(web.AppRunner):
-    """aiohttp's runner over a server with limits. Handlers are cancelled when their client leaves."""
-
-    def __init__(self, app: web.Application, inference: Handler, limits: Limits) -> None:
-        super().__init__(app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S)
-        self._inference = inference
-        self._limits = limits
-
-    @override
-    async def _make_server(self) -> web.Server:
-        plain = await super()._make_server()
-        arguments: dict[str, Any] = dict(plain._kwargs)  # noqa: SLF001 - what aiohttp would have built it with
-        routed, inference = plain.request_handler, self._inference
-
-        async def handle(request: web.BaseRequest) -> web.StreamResponse:
-            # Expect (curl sends it with a large body) is answered by aiohttp's own way in.
-            if request.method == "POST" and request.path in ENDPOINTS and "Expect" not in request.headers:
-                return await inference(cast("web.Request", request))
-            try:
-                return await routed(request)
-            except web.HTTPException as error:  # what aiohttp refuses before any route is asked
-                return errors.response(InvalidRequestError(f"The request is not understood: {error.text}"))
-
-        return GuardedServer(
-            handle,
-            request_factory=plain.request_factory,
-            handler_cancellation=True,
-            connections=self._limits.connections,
-            header_timeout_s=self._limits.header_timeout_s,
-            **(arguments | {"keepalive_timeout": self._limits.idle_timeout_s, "lingering_time": 1.0}),
-        )
 
 
 def bind_tcp(host: str, port: int) -> socket.socket:

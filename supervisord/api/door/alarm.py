@@ -1,0 +1,47 @@
+"""A deadline that moves with every request."""
+
+import asyncio
+import math
+from collections.abc import Callable
+
+
+class Alarm:
+    """Calls `late` once its deadline has passed.
+
+    The loop's timer is left running and looks for itself how late it is: arming and cancelling one for each request
+    would cost more than parsing it.
+    """
+
+    __slots__ = ("_deadline", "_late", "_loop", "_timer")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, late: Callable[[], None]) -> None:
+        self._loop = loop
+        self._late = late
+        self._deadline = math.inf
+        self._timer: asyncio.TimerHandle | None = None
+
+    def set(self, seconds: float) -> None:
+        """Go off so long from now, and not when it was to go off before."""
+        self._deadline = when = self._loop.time() + seconds
+        if self._timer is not None:
+            if self._timer.when() <= when:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when, self._look)
+
+    def off(self) -> None:
+        """Do not go off."""
+        self._deadline = math.inf
+
+    def close(self) -> None:
+        """Be forgotten by the loop."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._loop.time() >= self._deadline:
+            self._late()
+        elif self._deadline < math.inf:
+            self._timer = self._loop.call_at(self._deadline, self._look)
