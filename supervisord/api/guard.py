@@ -45,7 +45,8 @@ class Doorkeeper:
         """Raises ForbiddenHostError or ForbiddenOriginError."""
         headers = request.headers
         host = headers.get("host", "")
-        if not host or not all(self._is_ours(host_of(name)) for name in (host, request.authority or host)):
+        authority = request.authority  # where there is one, Host means nothing (RFC 9112, 3.2.2)
+        if not self._is_ours(host_of(host)) or (authority and not self._is_ours(host_of(authority))):
             raise ForbiddenHostError(
                 f'The Host header "{host[:100]}" does not name this machine. '
                 "Use 127.0.0.1 or localhost, or add the name to allowed_hosts."
@@ -57,4 +58,4 @@ class Doorkeeper:
             raise ForbiddenOriginError("A web page of another site may not use this address.")
 
     def _is_ours(self, host: str) -> bool:
-        return is_loopback(host) or host.lower() in self._allowed
+        return is_loopback(host) or (host != "" and host.lower() in self._allowed)

@@ -75,7 +75,10 @@ class Dispatcher:
             raise choice.error
         self.queue.admit(job, seconds_per_job=self._seconds_per_job)
         ticket = self._issue(job)
-        self.pump()
+        if len(self.queue) == 1:  # mostly: nobody else waits, and nothing has changed since
+            self._follow(ticket, choice)
+        else:
+            self.pump()
         self._arm()
         return ticket
 

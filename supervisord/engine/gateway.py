@@ -117,10 +117,13 @@ class Gateway:
                 await self._wait_telling(course, ticket, client)
             lease = await self._lease(ticket)
             outcome = await self._try(course, lease, client)
+            if outcome.retriable:
+                expires = self._clock.monotonic() + self._policy.queue_timeout_s
+                course.job = retried(course.job, lease.backend.name, expires)
             if (
                 outcome.retriable
                 and not self.closed
-                and (course.job.attempts < attempts or self._holds(course, lease, outcome))
+                and (course.attempts < attempts or self._holds(course, lease, outcome))
             ):
                 self._tell_retry(course, lease, outcome)
                 course.queued_at = self._clock.monotonic()
@@ -200,10 +203,10 @@ class Gateway:
         backend, generation = lease.backend, lease.generation
         course.waited += lease.granted - course.queued_at
         started_at = self._clock.wall()
-        number = course.job.attempts + 1
+        course.attempts += 1
         submission = course.job.submission
         with suppress(StoreUnavailableError):  # accepted already: it is served even if its record comes late
-            self._store.put_attempt_started(course.job.id, number, backend.name, generation.number)
+            self._store.put_attempt_started(course.job.id, course.attempts, backend.name, generation.number)
         body, hides = body_for(backend, submission)
         attempt = Attempt(
             client,
@@ -239,7 +242,6 @@ class Gateway:
             course.attempt = attempt_record(
                 course, lease, outcome, started_at=started_at, now=now, hardware=self._hardware()
             )
-            course.job = retried(course.job, backend.name, now + self._policy.queue_timeout_s)
             self._store_attempt(course.attempt)
             first, done = outcome.first_byte, outcome.status is JobStatus.DONE
             backend.used(first_byte_s=first - lease.granted if done and first is not None else None)
@@ -274,13 +276,12 @@ class Gateway:
 
     def _new_job(self, submission: Submission, route: Route) -> Job:
         now = self._clock.monotonic()
-        waits = {FailureReason.QUEUE_TIMEOUT: self._policy.queue_timeout_s}
+        wait, reason = self._policy.queue_timeout_s, FailureReason.QUEUE_TIMEOUT
         if submission.patience_s is not None:
-            waits[FailureReason.QUEUE_TIMEOUT] = min(self._policy.queue_timeout_s, submission.patience_s)
-        if submission.deadline_s is not None:
-            waits[FailureReason.DEADLINE_EXCEEDED] = submission.deadline_s
-        reason = min(waits, key=lambda r: waits[r])
-        return Job(self._new_id(), submission, now, self._clock.wall(), now + waits[reason], reason, route=route.name)
+            wait = min(wait, submission.patience_s)
+        if submission.deadline_s is not None and submission.deadline_s < wait:
+            wait, reason = submission.deadline_s, FailureReason.DEADLINE_EXCEEDED
+        return Job(self._new_id(), submission, now, self._clock.wall(), now + wait, reason, route=route.name)
 
     def _store_attempt(self, attempt: AttemptRecord) -> None:
         with suppress(StoreUnavailableError):  # the store tells of its trouble itself; the client is served

@@ -14,6 +14,7 @@ class Course:
         self.record = _job_record(job, keep_prompt=keep_prompt, keep_client=keep_client)
         self.queued_at = job.arrived
         self.patience_ends = job.expires  # monotonic: as far as it may wait, over all its attempts
+        self.attempts = 0  # begun, this far
         self.waited = 0.0  # seconds in the queue, over all attempts
         self.attempt: AttemptRecord | None = None
         self.outcome: AttemptOutcome | None = None
@@ -42,7 +43,7 @@ def attempt_record(
     first, generation = outcome.first_byte, lease.generation
     return AttemptRecord(
         job_id=course.job.id,
-        number=course.job.attempts + 1,
+        number=course.attempts,
         backend=lease.backend.name,
         generation=generation.number,
         runtime=lease.backend.spec.runtime.value,
@@ -71,7 +72,7 @@ def job_result(
         status=status,
         finished_at=finished_at,
         queue_wait_s=course.waited if course.attempt else now - course.job.arrived,
-        attempts=course.job.attempts,
+        attempts=course.attempts,
         reason=reason,
         detail=detail,
         backend=course.attempt.backend if course.attempt else None,
