@@ -44,13 +44,11 @@ class Doorkeeper:
     def check(self, request: Request) -> None:
         """Raises ForbiddenHostError or ForbiddenOriginError."""
         headers = request.headers
-        host = headers.get("host", "")
-        authority = request.authority  # where there is one, Host means nothing (RFC 9112, 3.2.2)
-        if not self._is_ours(host_of(host)) or (authority and not self._is_ours(host_of(authority))):
-            raise ForbiddenHostError(
-                f'The Host header "{host[:100]}" does not name this machine. '
-                "Use 127.0.0.1 or localhost, or add the name to allowed_hosts."
-            )
+        host, authority = headers.get("host", ""), request.authority
+        if not self._is_ours(host_of(host)):
+            raise _strange(f'The Host header "{host[:100]}"')
+        if authority and not self._is_ours(host_of(authority)):  # then Host means nothing (RFC 9112, 3.2.2)
+            raise _strange(f'"{authority[:100]}", the host in the target of the request,')
         origin = headers.get("origin")
         if origin is not None and not self._is_ours(_host_of_origin(origin)):
             raise ForbiddenOriginError(f'A web page of "{origin[:100]}" may not use this address.')
@@ -59,3 +57,9 @@ class Doorkeeper:
 
     def _is_ours(self, host: str) -> bool:
         return is_loopback(host) or (host != "" and host.lower() in self._allowed)
+
+
+def _strange(what: str) -> ForbiddenHostError:
+    return ForbiddenHostError(
+        f"{what} does not name this machine. Use 127.0.0.1 or localhost, or add the name to allowed_hosts."
+    )
