@@ -56,15 +56,14 @@ async def client(daemon: Daemon) -> AsyncIterator[openai.AsyncOpenAI]:
 def tree_of(backend: dict[str, object]) -> dict[str, psutil.Process]:
     """The processes of the real vLLM by what they are: the API server first."""
     leader = psutil.Process(int(str(backend["pid"])))
-    named = {"server": leader}
-    for process in leader.children(recursive=True):
-        title = " ".join(process.cmdline())
-        if "EngineCore" in title:
-            named["engine"] = process
-        elif "Worker" in title:
-            named["worker"] = process
-    assert {"server", "engine", "worker"} <= named.keys()
-    return named
+    engine = child_of(leader, "VLLM::EngineCore")
+    return {"server": leader, "engine": engine, "worker": child_of(engine, "VLLM::Worker")}
+
+
+def child_of(parent: psutil.Process, title: str) -> psutil.Process:
+    """Among children only: what a worker forks, for a moment, has its title too."""
+    (child,) = (process for process in parent.children() if process.cmdline()[:1] == [title])
+    return child
 
 
 async def attempts_of(daemon: Daemon, job_id: str) -> list[dict[str, object]]:

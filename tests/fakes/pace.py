@@ -37,5 +37,6 @@ def slowed(process: psutil.Process) -> Iterator[None]:
         assert pacing.stdout is not None
         assert pacing.stdout.readline() == b"slow\n"
         yield
+        assert pacing.poll() is None or not process.is_running(), "it was slowed to the end"
         pacing.stdin.close()
         assert pacing.wait(10) == 0

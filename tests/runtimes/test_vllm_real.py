@@ -210,7 +210,8 @@ def test_a_long_prompt_moves_the_cache_before_it_counts_as_work(server: Server) 
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     before = server.counters().work
     body = {"model": "tiny", "prompt": list(range(100, 1000)), "max_tokens": 60, "ignore_eos": True}
-    (worker,) = (process for process in server.tree if "Worker" in " ".join(process.cmdline()))
+    (engine,) = (process for process in server.tree if process.name() == "VLLM::EngineCore")
+    (worker,) = (process for process in engine.children() if process.name() == "VLLM::Worker")
     fullest: set[float | None] = set()
     running = 0.0
     with slowed(worker):  # or a quick machine is done before it is looked at
