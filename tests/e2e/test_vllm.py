@@ -29,12 +29,14 @@ ON_AND_ON = {"ignore_eos": True}
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def daemon(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Daemon]:
     there = real_vllm()
+    # One processor is enough for it: its processes wait for each other by yielding in a loop, and on all processors
+    # there are, everybody else then stands still for seconds (seen on Linux 6.18 with two).
     restart = {"backoff": {"base": "100ms", "cap": "1s"}}
     backends = {
         "tiny": {
             "runtime": "vllm", "binary": there.python, "model": there.model, "context": CONTEXT, "slots": 8,
             "dtype": "bfloat16", "enforce_eager": True, "kv_cache_memory": "64MiB", "restart": restart,
-            "timeouts": {"probe": "10s", "probe_hang": "2m"}, "aliases": ["tiny-alias"],
+            "timeouts": {"probe": "10s", "probe_hang": "2m"}, "aliases": ["tiny-alias"], "cpus": "0",
         },
         "gemma": {"model": "embedded", "context": 2048, "restart": restart, "timeouts": {"probe": "10s"}},
     }  # fmt: skip

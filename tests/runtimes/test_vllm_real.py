@@ -94,9 +94,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         port = probe.getsockname()[1]
     launch = VLLM.launch(spec, Footprint(context=CONTEXT), port, (real.python,), frozenset())
     folder = tmp_path_factory.mktemp("vllm")
+    one_processor = ("taskset", "-c", "0")  # see tests/e2e/test_vllm.py
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            launch.argv, env={**os.environ, **launch.env}, stdout=log, stderr=log, start_new_session=True, cwd=folder
+            (*one_processor, *launch.argv),
+            env={**os.environ, **launch.env},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd=folder,
         )
     server = Server(spec, process, port, folder / "log")
     try:
