@@ -18,7 +18,7 @@ from supervisord.core.errors import (
 from supervisord.core.job import FailureReason, Job
 from supervisord.core.life import Phase
 from supervisord.core.queue import JobQueue, Key
-from supervisord.core.routing import Routes
+from supervisord.core.routing import Route, Routes
 from supervisord.engine.backend import Backend
 from supervisord.engine.outlook import Outlook, Waker
 from supervisord.engine.tickets import Lease, Ticket
@@ -68,8 +68,8 @@ class Dispatcher:
 
     def submit(self, job: Job) -> Ticket:
         """Queue a new job. Raises QueueFullError, or what makes serving it impossible now."""
-        job = self._routed(job)
         route = self.outlook.routes.named(job.model)
+        job = _in_line(job, route)
         choice = choose(job, route, self.outlook.views(route, job))
         if isinstance(choice, Reject):
             raise choice.error
@@ -109,8 +109,7 @@ class Dispatcher:
 
     def _routed(self, job: Job) -> Job:
         """The job in the line of the model as it is now: a reload may have come between. Raises ModelNotFoundError."""
-        route = self.outlook.routes.named(job.model)
-        return job if route.name == job.line else replace(job, route=route.name)
+        return _in_line(job, self.outlook.routes.named(job.model))
 
     def _issue(self, job: Job) -> Ticket:
         ticket = Ticket(job, asyncio.get_running_loop().create_future())
@@ -321,3 +320,7 @@ class Dispatcher:
 
 def _ignore() -> None:
     return None
+
+
+def _in_line(job: Job, route: Route) -> Job:
+    return job if route.name == job.line else replace(job, route=route.name)

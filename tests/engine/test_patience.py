@@ -3,36 +3,20 @@
 import json
 
 import pytest
+from typing_extensions import override
 
 from supervisord.core.errors import BackendDiedError, QueueTimeoutError
 from supervisord.engine.patience import KEPT_BYTES, PatientClient
+from tests.engine import rig
 
 
-class Wire:
-    """`ports.Client` that remembers what it was told."""
+class Wire(rig.Wire):
+    """One whose buffer is full after 1000 bytes."""
 
-    def __init__(self) -> None:
-        self.head: tuple[int, dict[str, str]] | None = None
-        self.body = b""
-        self.finished = self.aborted = False
-
-    def start(self, status: int, headers: object, *, length: int | None) -> None:
-        assert self.head is None, "a head can be sent once"
-        assert length is None or self.head is None
-        self.head = (status, dict(headers))  # type: ignore[call-overload]
-
+    @override
     def write(self, data: bytes) -> bool:
-        self.body += data
+        super().write(data)
         return len(self.body) < 1000
-
-    async def drained(self) -> None:
-        return None
-
-    def finish(self) -> None:
-        self.finished = True
-
-    def abort(self) -> None:
-        self.aborted = True
 
 
 def test_a_stream_that_does_not_wait_is_not_touched() -> None:
@@ -41,7 +25,7 @@ def test_a_stream_that_does_not_wait_is_not_touched() -> None:
     client.start(200, (("content-type", "text/event-stream"), ("x-backend", "a")), length=None)
     assert client.write(b"data: 1\n\n")
     client.finish()
-    assert wire.head == (200, {"content-type": "text/event-stream", "x-backend": "a"})
+    assert (wire.status, wire.headers) == (200, {"content-type": "text/event-stream", "x-backend": "a"})
     assert (wire.body, wire.finished) == (b"data: 1\n\n", True)
 
 
@@ -53,10 +37,9 @@ def test_comments_end_in_a_single_newline_and_the_stream_follows() -> None:
     client.start(200, (("content-type", "text/event-stream"),), length=None)
     client.write(b"data: 1\n\n")
     client.finish()
-    assert wire.head is not None
-    assert wire.head[0] == 200
-    assert wire.head[1]["content-type"] == "text/event-stream"
-    assert wire.head[1]["x-job-id"] == "7"
+    assert wire.status == 200
+    assert wire.headers["content-type"] == "text/event-stream"
+    assert wire.headers["x-job-id"] == "7"
     assert wire.body == b": waiting position=3 small is loading\n: waiting position=1\ndata: 1\n\n"
     assert wire.finished
 
