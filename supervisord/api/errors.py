@@ -90,10 +90,10 @@ def wrong_method(method: str, path: str, allowed: Iterable[str]) -> MethodNotAll
 
 def response(error: SupervisorError, job_id: str | None = None) -> Response:
     """The answer to a request that ended in `error`."""
-    return Response(STATUS[error.code], envelope(error), (*JSON, *headers(error, job_id)))
+    return Response(STATUS[error.code], envelope(error), (*JSON, *_headers(error, job_id)))
 
 
-def headers(error: SupervisorError, job_id: str | None = None) -> Sequence[tuple[str, str]]:
+def _headers(error: SupervisorError, job_id: str | None = None) -> Sequence[tuple[str, str]]:
     """What the head of an answer says of `error`."""
     told: list[tuple[str, str]] = []
     if job_id is not None:
