@@ -21,13 +21,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a scri
 from supervisord.core import life
 from supervisord.core.backend import step
 from supervisord.core.exits import CauseKind, ExitCause
-from supervisord.core.life import BackendState, LifePolicy, Phase, Want
 from supervisord.core.restart import RestartPolicy
+from supervisord.core.state import BackendState, LifePolicy, Phase, Want
 
 BEGIN, END = "<!-- transitions:begin -->", "<!-- transitions:end -->"
 
 NOW = 1000.0
-POLICY = LifePolicy(slots=2, rungs=1, breaker=2, restart=RestartPolicy(max_failures=2))
+POLICY = LifePolicy(slots=2, rungs=1, climb_after_s=0.0, breaker=2, restart=RestartPolicy(max_failures=2))
 GENERATION = 1
 
 CRASH = ExitCause(CauseKind.CRASH, "crash")
@@ -46,10 +46,17 @@ EVENTS: Mapping[str, life.Event] = {
     "StopAsked (until needed)": life.StopAsked("why", Want.ON_DEMAND),
     "RestartAsked": life.RestartAsked("why"),
     "ResetAsked": life.ResetAsked("why"),
+    "ShrinkAsked": life.ShrinkAsked("why"),
+    "ClimbAsked": life.ClimbAsked("why"),
     "Spawned": life.Spawned(GENERATION),
     "SpawnFailed": life.SpawnFailed(GENERATION, CRASH, 0.5),
     "SpawnFailed (cannot heal)": life.SpawnFailed(GENERATION, PERMANENT, 0.5),
     "Progressed": life.Progressed(GENERATION),
+    "Computed": life.Computed(GENERATION),
+    "Allowed": life.Allowed(GENERATION, 60.0),
+    "CanaryMissed": life.CanaryMissed(GENERATION, 60.0),
+    "Diagnosed (it moves)": life.Diagnosed(GENERATION, moved=True),
+    "Diagnosed (it hangs)": life.Diagnosed(GENERATION, moved=False),
     "Answered": life.Answered(GENERATION),
     "ProbeMissed": life.ProbeMissed(GENERATION, "why"),
     "Exited": life.Exited(GENERATION, CRASH),
@@ -81,6 +88,7 @@ def essence(state: BackendState) -> BackendState:
         deadline=None if state.deadline is None else NOW,
         # The breaker's pause ends first: else its end would never be seen while something is in flight.
         work_due=None if state.work_due is None else NOW + (state.open_until is not None),
+        busy_due=None if state.busy_due is None else NOW + (state.open_until is not None),
         open_until=NOW if serves and state.open_until is not None else None,
         trial=state.trial if serves else "",
         generation=GENERATION,
@@ -89,41 +97,48 @@ def essence(state: BackendState) -> BackendState:
         failures=(NOW,) * min(len(state.failures), POLICY.restart.max_failures),  # more than enough is enough
         streak=0,
         restarts=0,
-        ready_since=None,
-        served=0,
+        # Only one on a smaller rung goes by how long and how well it has served.
+        ready_since=NOW if state.phase is Phase.READY and state.rung and state.ready_since is not None else None,
+        served=int(state.phase is Phase.READY and state.rung > 0 and state.served > 0),
+        rung_why="",
+        climbing=False,
+        climbs_failed=0,
         share=1.0,
         eased=NOW,
         stalled_s=POLICY.progress_s if serves and state.stalled_s else 0.0,
+        toiled_s=POLICY.busy_s if serves and state.toiled_s else 0.0,
+        allowance_s=0.0,
         failed_in_row=min(state.failed_in_row, POLICY.breaker) if serves else int(state.on_trial),
     )
 
 
-@cache
 def reachable() -> frozenset[BackendState]:
     """Every state, by its essence, that any order of events of the current generation leads to."""
+    return _walked()[0]
+
+
+def moves() -> Mapping[tuple[Phase, str], frozenset[Move]]:
+    """What can follow in each phase on each event."""
+    return _walked()[1]
+
+
+@cache
+def _walked() -> tuple[frozenset[BackendState], Mapping[tuple[Phase, str], frozenset[Move]]]:
     first = [essence(BackendState(want=want)) for want in (Want.ON_DEMAND, Want.UP)]
     found = set(first)
     todo = deque(first)
+    seen: dict[tuple[Phase, str], set[Move]] = {}
     while todo:
         state = todo.popleft()
-        for event in EVENTS.values():
-            after = essence(step(state, event, POLICY, NOW)[0])
-            if after not in found:
-                found.add(after)
-                todo.append(after)
-    return frozenset(found)
-
-
-@cache
-def moves() -> Mapping[tuple[Phase, str], frozenset[Move]]:
-    """What can follow in each phase on each event."""
-    seen: dict[tuple[Phase, str], set[Move]] = {}
-    for state in reachable():
         for name, event in EVENTS.items():
             after, effects = step(state, event, POLICY, NOW)
             move = (after.phase, tuple(type(effect).__name__ for effect in effects))
             seen.setdefault((state.phase, name), set()).add(move)
-    return {key: frozenset(found) for key, found in seen.items()}
+            reached = essence(after)
+            if reached not in found:
+                found.add(reached)
+                todo.append(reached)
+    return frozenset(found), {key: frozenset(follows) for key, follows in seen.items()}
 
 
 def table() -> str:

@@ -3,11 +3,12 @@
 from dataclasses import replace
 from typing import assert_never
 
-from supervisord.core import leases, life, moves
+from supervisord.core import hang, leases, life, moves, resizing
 from supervisord.core.exits import CauseKind, ExitCause
 from supervisord.core.job import FailureReason
 from supervisord.core.leases import room
-from supervisord.core.life import ALIVE, DOWN, After, BackendState, LifePolicy, Outcome, Phase, StopStep, Want
+from supervisord.core.life import Outcome
+from supervisord.core.state import ALIVE, DOWN, After, BackendState, Doubt, LifePolicy, Phase, StopStep, Want
 
 __all__ = ["BackendState", "LifePolicy", "Phase", "room", "step"]
 
@@ -31,12 +32,24 @@ def step(state: BackendState, event: life.Event, policy: LifePolicy, now: float)
             return _restart_asked(state, event, policy, now)
         case life.ResetAsked():
             return _reset_asked(state, event, policy, now)
+        case life.ShrinkAsked():
+            return resizing.shrink_asked(state, event, policy, now)
+        case life.ClimbAsked():
+            return resizing.climb_asked(state, event, policy, now)
         case life.Spawned():
             return _spawned(state, event, policy, now)
         case life.SpawnFailed():
             return _spawn_failed(state, event, policy, now)
         case life.Progressed():
             return _progressed(state, event, policy, now)
+        case life.Computed():
+            return hang.computed(state, event, policy, now)
+        case life.Allowed():
+            return hang.allowed(state, event, policy, now)
+        case life.CanaryMissed():
+            return hang.canary_missed(state, event, policy, now)
+        case life.Diagnosed():
+            return hang.diagnosed(state, event, policy, now)
         case life.Answered():
             return _answered(state, event, policy, now)
         case life.ProbeMissed():
@@ -109,7 +122,7 @@ def _restart_asked(state: BackendState, event: life.RestartAsked, policy: LifePo
 
 
 def _reset_asked(state: BackendState, event: life.ResetAsked, policy: LifePolicy, now: float) -> Outcome:
-    fresh = replace(moves.forgiven(state), rung=0)
+    fresh = replace(moves.forgiven(state), rung=0, rung_why="", climbing=False, climbs_failed=0)
     if state.phase is Phase.UNKILLABLE:
         return fresh, (life.Kill(state.generation),)
     if state.phase in {Phase.PARKED, Phase.BACKOFF}:
@@ -153,10 +166,9 @@ def _progressed(state: BackendState, event: life.Progressed, policy: LifePolicy,
         case Phase.LOADING:
             return replace(state, deadline=now + policy.load_stall_s), ()
         case Phase.READY:
-            due = moves.work_deadline(state.in_flight, 0.0, policy, now)
-            return replace(state, stalled_s=0.0, work_due=due, deadline=moves.earliest(due, state.open_until)), ()
-        case Phase.SUSPECT:  # it does not answer, but tokens flow: slow is not hung
-            return replace(state, stalled_s=0.0, deadline=now + policy.probe_hang_s), ()
+            return moves.progressed(state, policy, now), ()
+        case Phase.SUSPECT:
+            return hang.cleared(state, policy, now), ()
         case _:
             return state, ()
 
@@ -166,7 +178,7 @@ def _answered(state: BackendState, event: life.Answered, policy: LifePolicy, now
         return state, ()
     if state.phase is Phase.LOADING:
         return replace(moves.serve(state, policy, now), ready_since=now, served=0), ()
-    if state.phase is Phase.SUSPECT:
+    if state.phase is Phase.SUSPECT and state.doubt in {None, Doubt.SILENT}:  # a hung server may answer its probe
         return moves.serve(state, policy, now), ()
     return state, ()
 
@@ -181,12 +193,13 @@ def _probe_missed(state: BackendState, event: life.ProbeMissed, policy: LifePoli
 def _exited(state: BackendState, event: life.Exited, policy: LifePolicy, now: float) -> Outcome:
     if event.generation != state.generation:
         return state, ()
+    cause = moves.as_known(event.cause, policy)
     if state.phase is Phase.STOPPING:
-        return moves.kill_rest(moves.blamed(state, event.cause), policy, now)
+        return moves.kill_rest(moves.blamed(state, cause), policy, now)
     if state.phase in ALIVE or state.phase is Phase.STARTING:
         after = state.after if state.phase is Phase.DRAINING else After.JUDGE
-        stopping = moves.enter(state, Phase.STOPPING, event.cause.summary, now)
-        return moves.kill_rest(replace(stopping, cause=event.cause, after=after), policy, now)
+        stopping = moves.enter(state, Phase.STOPPING, cause.summary, now)
+        return moves.kill_rest(replace(stopping, cause=cause, after=after), policy, now)
     return state, ()
 
 
@@ -242,14 +255,10 @@ def _deadline_reached(state: BackendState, policy: LifePolicy, now: float) -> Ou
         case Phase.LOADING:
             cause = ExitCause(CauseKind.LOAD_STALL, f"no sign of loading for {policy.load_stall_s:g} s")
             return moves.condemn(state, cause, FailureReason.BACKEND_HUNG, policy, now)
-        case Phase.READY if state.work_due is None or now < state.work_due:
-            return moves.half_opened(state), ()
         case Phase.READY:
-            cause = ExitCause(CauseKind.HANG, f"work in flight, and nothing moved for {policy.progress_s:g} s")
-            return moves.condemn(state, cause, FailureReason.BACKEND_HUNG, policy, now)
+            return hang.stalled(state, policy, now) or (moves.half_opened(state), ())
         case Phase.SUSPECT:
-            cause = ExitCause(CauseKind.HANG, f"no answer for {policy.probe_hang_s:g} s: {state.reason}")
-            return moves.condemn(state, cause, FailureReason.BACKEND_HUNG, policy, now)
+            return hang.silent(state, policy, now)
         case Phase.DRAINING:
             lost = life.FailLeases(state.generation, FailureReason.DRAINING, state.reason)
             stopping, effects = moves.terminate(state, state.reason, policy, now)

@@ -6,8 +6,8 @@ from enum import IntEnum
 
 from supervisord.core.errors import BackendParkedError, BackendStoppedError, ModelNotFoundError, SupervisorError
 from supervisord.core.job import Job
-from supervisord.core.life import Phase, Want
 from supervisord.core.routing import Route, Strategy
+from supervisord.core.state import Phase, Want
 
 
 class Outlook(IntEnum):

@@ -145,6 +145,12 @@ class BackendStoppedError(RefusedError):
     code = "backend_stopped"
 
 
+class PoisonError(RefusedError):
+    """Backends went down under the job, one after the other: it is not given to another one."""
+
+    code = "poison"
+
+
 class StoreUnavailableError(RefusedError):
     """The record of the job cannot be written, so the job is not accepted."""
 
@@ -224,13 +230,17 @@ class AddressInUseError(StartupError):
 
 
 class SpawnError(SupervisorError):
-    """A process could not be started. `permanent` says that trying again unchanged cannot help."""
+    """A process could not be started. `permanent` says that trying again unchanged cannot help.
+
+    `shortage`: the machine had no descriptor, process or memory left for it; the backend itself was not tried.
+    """
 
     code = "spawn_failed"
 
-    def __init__(self, message: str, *, permanent: bool) -> None:
+    def __init__(self, message: str, *, permanent: bool, shortage: bool = False) -> None:
         super().__init__(message)
         self.permanent = permanent
+        self.shortage = shortage
 
 
 class ProbeError(SupervisorError):

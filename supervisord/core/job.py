@@ -48,6 +48,7 @@ class FailureReason(StrEnum):
     BACKEND_PROTOCOL = "backend_protocol_error"
     BACKEND_ERROR = "backend_error"
     BACKEND_BUSY = "backend_busy"
+    POISON = "poison"  # backends went down under it, and nothing else explains it
     REQUEST_REJECTED = "request_rejected"
     CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
     STREAM_CUT = "stream_cut"

@@ -5,8 +5,9 @@ Used by `core.backend.step`, and by whoever must know beforehand whether a lease
 
 from dataclasses import replace
 
-from supervisord.core import life, moves
-from supervisord.core.life import BackendState, LifePolicy, Outcome, Phase
+from supervisord.core import hang, life, moves
+from supervisord.core.life import Outcome
+from supervisord.core.state import BackendState, LifePolicy, Phase
 
 # The share follows the server's congestion as TCP's window follows the network's: down by a factor, up by a step. What
 # waits inside a server might as well wait here, where it can still be put in order or go to another one.
@@ -35,14 +36,14 @@ def asked(state: BackendState, event: life.LeaseAsked, policy: LifePolicy, now: 
     """Grant or refuse."""
     if not room(state, policy, event.tokens):
         return state, (life.RefuseLease(event.job_id),)
-    due = state.work_due if state.in_flight else moves.work_deadline(1, state.stalled_s, policy, now)
+    due = state.work_due if state.in_flight else moves.work_deadline(state, 1, state.stalled_s, policy, now)
     busy = replace(
         state,
         in_flight=state.in_flight + 1,
         tokens=state.tokens + event.tokens,
         trial=event.job_id if state.on_trial else "",
         work_due=due,
-        deadline=due,  # its breaker is not open
+        deadline=moves.earliest(due, state.busy_due),  # its breaker is not open
     )
     return busy, (life.GrantLease(event.job_id, state.generation),)
 
@@ -53,7 +54,7 @@ def ended(state: BackendState, event: life.LeaseEnded, policy: LifePolicy, now: 
         return state, ()
     left = state.in_flight - 1
     progress = event.served and state.phase is Phase.READY
-    due = moves.work_deadline(left, 0.0, policy, now) if progress else state.work_due
+    due = moves.work_deadline(state, left, 0.0, policy, now) if progress else state.work_due
     freed = replace(
         state,
         in_flight=left,
@@ -62,13 +63,18 @@ def ended(state: BackendState, event: life.LeaseEnded, policy: LifePolicy, now: 
         failed_in_row=0 if event.served else state.failed_in_row + event.failed,
         trial=state.trial if left and event.job_id != state.trial else "",
         stalled_s=0.0 if progress else state.stalled_s,
+        toiled_s=0.0 if progress else state.toiled_s,
         work_due=due,
+        busy_due=None if progress else state.busy_due,
         deadline=moves.earliest(due, state.open_until) if progress else state.deadline,
     )
     if state.phase is Phase.READY and not left and not progress:
         # A client that gave up is no progress: a hung server must not be kept by clients that leave in time.
-        freed = replace(moves.with_stall_counted(freed, policy, now), work_due=None, deadline=state.open_until)
+        counted = moves.with_stall_counted(freed, policy, now)
+        freed = replace(counted, work_due=None, busy_due=None, deadline=state.open_until)
     judged = _judged(freed, event, policy, now)
+    if event.served and state.phase is Phase.SUSPECT:  # whatever was doubted, it has answered
+        judged = hang.cleared(judged, policy, now)
     if state.phase is Phase.DRAINING and left == 0:
         return moves.terminate(judged, state.reason, policy, now)
     return judged, ()

@@ -1,100 +1,10 @@
-"""The values in the life of a backend: phases, events, effects, and the state between them."""
+"""What happens to a backend, and what is to be done about it: the events and effects of its life."""
 
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 
 from supervisord.core.exits import ExitCause
 from supervisord.core.job import FailureReason
-from supervisord.core.restart import RestartPolicy
-
-
-class Phase(StrEnum):
-    STOPPED = "stopped"
-    STARTING = "starting"  # the process is being spawned
-    LOADING = "loading"  # it runs, and does not serve yet
-    READY = "ready"
-    SUSPECT = "suspect"  # it was ready and does not answer its probe: no new work until it does
-    DRAINING = "draining"  # it finishes what it has and takes nothing new
-    STOPPING = "stopping"  # until no process of the tree is left and its memory is measured free
-    BACKOFF = "backoff"
-    PARKED = "parked"  # gave up, with a reason
-    UNKILLABLE = "unkillable"  # survived SIGKILL: stuck in the kernel
-
-
-ALIVE = frozenset({Phase.LOADING, Phase.READY, Phase.SUSPECT, Phase.DRAINING})
-DOWN = frozenset({Phase.STOPPED, Phase.BACKOFF, Phase.PARKED})
-
-
-class Want(StrEnum):
-    """What is wished for a backend, as opposed to the phase it is in."""
-
-    UP = "up"  # keep it running
-    ON_DEMAND = "on_demand"  # start it when a request needs it
-    DOWN = "down"  # stopped by an operator: only an operator starts it
-
-
-class StopStep(StrEnum):
-    TERM = "term"
-    KILL = "kill"
-    RELEASE = "release"  # no process left; waiting for its memory to be measured free
-
-
-class After(StrEnum):
-    """What follows when a generation is gone."""
-
-    STAY = "stay"
-    AGAIN = "again"
-    JUDGE = "judge"  # it ended unasked: the cause decides
-
-
-@dataclass(frozen=True, slots=True)
-class LifePolicy:
-    """Bounds on the life of one backend. Durations in seconds."""
-
-    slots: int = 1
-    token_budget: int | None = None  # tokens in flight; None: the capacity that the server reports, if it does
-    breaker: int = 0  # consecutive failed requests after which no more are sent for a while; 0: never
-    load_stall_s: float = 300.0  # loading without any sign of progress
-    probe_hang_s: float = 30.0  # no answer to probes, and no token either
-    progress_s: float = 120.0  # work in flight, and nothing moves
-    drain_s: float = 30.0
-    term_s: float = 10.0
-    kill_s: float = 5.0
-    rungs: int = 0  # how many smaller footprints there are
-    restart: RestartPolicy = field(default_factory=RestartPolicy)
-
-
-@dataclass(frozen=True, slots=True)
-class BackendState:
-    """One backend at one moment. Times are monotonic seconds; `deadline` is when DeadlineReached is due."""
-
-    phase: Phase = Phase.STOPPED
-    want: Want = Want.ON_DEMAND
-    since: float = 0.0
-    deadline: float | None = None
-    work_due: float | None = None  # while it is ready and works: when something must have moved
-    generation: int = 0
-    rung: int = 0
-    in_flight: int = 0
-    stop: StopStep | None = None
-    after: After = After.STAY
-    cause: ExitCause | None = None  # why the last generation that ended did so
-    reason: str = ""  # why the backend is in this phase, for people
-    failures: tuple[float, ...] = ()  # when starts failed, within the window
-    streak: int = 0  # failures since the last stable service: the exponent of every backoff
-    restarts: int = 0
-    ready_since: float | None = None
-    served: int = 0  # requests this generation served
-    tokens: int = 0  # of the requests in flight: prompt and longest answer
-    capacity: int | None = None  # tokens of its KV cache, as this generation reported it
-    share: float = 1.0  # of slots and tokens that are given out: less while the server is congested
-    eased: float = 0.0  # when `share` last changed
-    failed_in_row: int = 0  # requests
-    on_trial: bool = False  # since its breaker opened: one request at a time until one succeeds
-    open_until: float | None = None  # while its breaker is open: no request at all
-    trial: str = ""  # the job that it is tried with
-    stalled_s: float = 0.0  # how long it has had work without any progress, over all requests since the last progress
-
+from supervisord.core.state import BackendState, Want
 
 # --- events: what happened -------------------------------------------------------------------------------------------
 
@@ -139,6 +49,20 @@ class ResetAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class ShrinkAsked:
+    """Its memory is needed for the machine to live on."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClimbAsked:
+    """There is room for the next larger footprint."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Spawned:
     generation: int
 
@@ -155,6 +79,38 @@ class Progressed:
     """Log lines or memory moved while loading; tokens or counters moved while serving."""
 
     generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """Nothing moved, but its processors or its GPUs are at work."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """The longest prompt whose answer has not begun is another one: so much more patience is due."""
+
+    generation: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryMissed:
+    """Idle, it was asked for next to nothing, and did not answer for so long."""
+
+    generation: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosed:
+    """What was found of a backend that seems to hang. `moved`: it does not."""
+
+    generation: int
+    moved: bool
+    evidence: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,9 +206,15 @@ Event = (
     | StopAsked
     | RestartAsked
     | ResetAsked
+    | ShrinkAsked
+    | ClimbAsked
     | Spawned
     | SpawnFailed
     | Progressed
+    | Computed
+    | Allowed
+    | CanaryMissed
+    | Diagnosed
     | Answered
     | ProbeMissed
     | Exited
@@ -291,6 +253,13 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class Diagnose:
+    """Look at what it does, and tell by `Diagnosed`: in a moment it is killed."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
 class GrantLease:
     job_id: str
     generation: int
@@ -310,6 +279,6 @@ class FailLeases:
     detail: str
 
 
-Effect = Spawn | Terminate | Kill | GrantLease | RefuseLease | FailLeases
+Effect = Spawn | Terminate | Kill | Diagnose | GrantLease | RefuseLease | FailLeases
 
 Outcome = tuple[BackendState, tuple[Effect, ...]]

@@ -67,6 +67,8 @@ class AttemptRecord:
     reason: FailureReason | None = None
     detail: str = ""
     bytes_out: int = 0
+    rung_name: str = ""  # the size it ran at, in words
+    rung_why: str = ""  # why that was less than is configured
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,10 @@ class EventKind(StrEnum):
     RUNG = "backend.rung"
     PRESSURE = "memory.pressure"
     EVICTED = "memory.evicted"
+    SHRUNK = "memory.shrunk"
+    CLIMBED = "memory.climbed"
+    GUARD = "memory.guard"
+    INCIDENT = "incident"
     PLACED = "placement.admitted"
     HELD = "placement.held"
     SWAP = "placement.swap"

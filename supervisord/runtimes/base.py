@@ -1,14 +1,16 @@
 """What every kind of server has in common: how it is described, started, and understood."""
 
+import json
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
 from supervisord.core.exits import Signature
-from supervisord.core.ladder import Footprint, Rung
-from supervisord.core.life import LifePolicy
+from supervisord.core.ladder import Footprint, Rung, Shrink
+from supervisord.core.memory import GroupLimits
 from supervisord.core.record import Identity
+from supervisord.core.state import LifePolicy
 
 
 class RuntimeKind(StrEnum):
@@ -102,11 +104,14 @@ class BackendSpec:
     priority: int = 0  # higher is served first, evicted last
     pinned: bool = False  # never asked to leave for another
     memory: MemoryNeed = field(default_factory=MemoryNeed)
+    limits: GroupLimits = field(default_factory=GroupLimits)  # what the kernel holds its processes to
     max_wait_s: float = 30.0  # its jobs wait that long for a busy backend to give up its place, then it has to
     min_residence_s: float = 10.0  # once ready, it keeps its place for that long while it has work
     headroom: int = 0  # bytes of each GPU that a server which fits itself leaves free; known at its start only
     probe_interval_s: float = 1.0
     probe_timeout_s: float = 2.0
+    canary_every_s: float | None = 600.0  # idle for that long, it is asked whether it still answers; None: never
+    canary_token: bool | None = None  # by one token, or what costs less; None: as suits the runtime
     vllm: VllmOptions = field(default_factory=VllmOptions)
     command: CommandOptions | None = None
     remote: RemoteOptions | None = None
@@ -139,7 +144,7 @@ class HttpAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A question to a server: POST of a JSON body."""
+    """A question to a server: POST of a JSON body, or GET where there is none."""
 
     path: str
     body: bytes
@@ -174,6 +179,7 @@ class Runtime(Protocol):
     has_process: bool  # False: nothing is started here; an address is watched
     usage_on_request: bool  # streams tell their usage only when stream_options.include_usage asks for it
     counters_path: str  # empty: it has none
+    diagnosis_path: str  # asked once before it is killed for a hang; empty: nothing is
     identity_paths: tuple[str, ...]
     ladder: tuple[Rung, ...]
     program: str  # looked for on PATH where the configuration says `binary: auto`; empty: `argv` names it
@@ -209,6 +215,13 @@ class Runtime(Protocol):
         """The counters in an answer from `counters_path`; None where it holds none."""
         ...
 
+    def canary(self, spec: BackendSpec, model: str) -> Call | None:
+        """What an idle one is asked, to see that it would still answer: one token, or what goes through its queue.
+
+        None: there is nothing, or it would cost money.
+        """
+        ...
+
     def identity(self, answers: Mapping[str, HttpAnswer]) -> Identity:
         """What the answers from `identity_paths` tell; fields that are not told stay None."""
         ...
@@ -225,9 +238,19 @@ class Runtime(Protocol):
         """Whether such a request can ever be served in a context of that many tokens."""
         ...
 
+    def refused(self, log: tuple[str, ...]) -> Shrink | None:
+        """The way to be smaller that a start said it does not know; None: it said nothing of the kind."""
+        ...
+
     def context_hint(self, log: tuple[str, ...]) -> int | None:
         """The longest context that would fit, as told by a start that ran out of memory; None: it did not say."""
         ...
+
+
+def one_token(model: str) -> Call:
+    """A completion of one token, as every OpenAI-compatible server understands it."""
+    asked = {"model": model, "prompt": "1", "max_tokens": 1, "temperature": 0}
+    return Call("/v1/completions", json.dumps(asked).encode())
 
 
 def visible_gpus(spec: BackendSpec) -> dict[str, str]:

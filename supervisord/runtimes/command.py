@@ -3,13 +3,14 @@
 import re
 from collections.abc import Mapping
 
-from supervisord.core.exits import CauseKind, Signature
-from supervisord.core.ladder import Footprint, Rung
+from supervisord.core.exits import Signature
+from supervisord.core.ladder import Footprint, Rung, Shrink
 from supervisord.core.record import Identity
-from supervisord.runtimes import model_list
+from supervisord.runtimes import command_endings, model_list
 from supervisord.runtimes.base import (
     Address,
     BackendSpec,
+    Call,
     CommandOptions,
     Counters,
     Counting,
@@ -17,47 +18,11 @@ from supervisord.runtimes.base import (
     Launch,
     Readiness,
     RuntimeKind,
+    one_token,
     visible_gpus,
 )
-from supervisord.runtimes.llama_cpp import LlamaCpp
 
 _PLACEHOLDER = re.compile(r"\$\{(port|host|model|slots)\}")
-
-# Words of the libraries below almost every server, and of the servers named in the documentation. "out of memory" alone
-# proves nothing: SGLang says "Decode out of memory" when it takes a request back, and goes on.
-_GPU_OOM = (
-    Signature(CauseKind.GPU_OOM, "CUDA out of memory"),  # PyTorch
-    Signature(CauseKind.GPU_OOM, "HIP out of memory"),
-    Signature(CauseKind.GPU_OOM, "XPU out of memory"),
-    Signature(CauseKind.GPU_OOM, "torch.OutOfMemoryError"),
-    Signature(CauseKind.GPU_OOM, "torch.cuda.OutOfMemoryError"),  # PyTorch before 2.5
-    Signature(CauseKind.GPU_OOM, "CUDA_ERROR_OUT_OF_MEMORY"),  # the driver's API: Rust and Go servers
-    Signature(CauseKind.GPU_OOM, "cudaErrorMemoryAllocation"),
-    Signature(CauseKind.GPU_OOM, "RESOURCE_EXHAUSTED: Out of memory"),  # JAX
-    Signature(CauseKind.GPU_OOM, "Triton Error [CUDA]: out of memory"),
-    Signature(CauseKind.GPU_OOM, "'out of memory'"),  # NCCL: Cuda failure 2 'out of memory'
-    Signature(CauseKind.GPU_OOM, "CUDA runtime error in error: out of memory"),  # TensorRT-LLM
-    Signature(CauseKind.GPU_OOM, "): out of memory ("),  # TensorRT-LLM: in ::cudaMallocAsync(...): out of memory (file
-    Signature(CauseKind.GPU_OOM, "Error Code 2: OutOfMemory"),  # TensorRT
-    # Refusals to start, without those words: TGI while warming up, and SGLang when the weights leave no room.
-    Signature(CauseKind.GPU_OOM, "Not enough memory to handle"),
-    Signature(CauseKind.GPU_OOM, "Not enough memory. Please try to increase --mem-fraction-static"),
-)
-_HOST_OOM = (
-    Signature(CauseKind.HOST_OOM, "DefaultCPUAllocator: can't allocate memory"),  # PyTorch
-    Signature(CauseKind.HOST_OOM, "DefaultCPUAllocator: not enough memory"),
-    Signature(CauseKind.HOST_OOM, " MemoryError"),  # Python; the blank: not OutOfMemoryError
-    Signature(CauseKind.HOST_OOM, "memory allocation of"),  # Rust: memory allocation of 17179869184 bytes failed
-)
-# Only what no second start can heal. A module that is missing is not among them: Python servers say so of options.
-_CONFIGURATION = (
-    Signature(CauseKind.CONFIGURATION, "error while loading shared libraries"),
-    Signature(CauseKind.CONFIGURATION, "error: unrecognized arguments"),  # argparse
-    Signature(CauseKind.CONFIGURATION, "error: the following arguments are required"),
-    Signature(CauseKind.CONFIGURATION, "error: unexpected argument"),  # clap: TGI
-    Signature(CauseKind.CONFIGURATION, "error: no such option"),  # click: trtllm-serve
-    Signature(CauseKind.CONFIGURATION, "error: unknown flag"),  # cobra: Ollama
-)
 
 
 class Command:
@@ -71,6 +36,7 @@ class Command:
     program = ""
     asks_help = False
     counters_path = ""
+    diagnosis_path = ""
     identity_paths: tuple[str, ...] = (model_list.PATH,)
     ladder: tuple[Rung, ...] = ()  # which of its flags would make it smaller is not known
 
@@ -90,9 +56,7 @@ class Command:
 
     def signatures(self, spec: BackendSpec) -> tuple[Signature, ...]:
         """The configured ones, then those of what servers are made of: PyTorch, CUDA, llama.cpp."""
-        # What llama.cpp says of flags and files is said by a child of Ollama, which goes on.
-        inner = tuple(s for s in LlamaCpp().signatures(spec) if s.kind is not CauseKind.CONFIGURATION)
-        return _options(spec).signatures + _GPU_OOM + _HOST_OOM + inner + _CONFIGURATION
+        return _options(spec).signatures + command_endings.SIGNATURES
 
     def address(self, spec: BackendSpec, port: int) -> Address:
         """Plain HTTP on this machine."""
@@ -111,6 +75,10 @@ class Command:
         del answer
         return None
 
+    def canary(self, spec: BackendSpec, model: str) -> Call | None:
+        """A completion of one token; a server that knows no such thing says so, which is an answer too."""
+        return None if spec.embeddings or spec.canary_token is False else one_token(model)
+
     def identity(self, answers: Mapping[str, HttpAnswer]) -> Identity:
         """The first model of `/v1/models`, where it has that."""
         models = model_list.listed(answers.get(model_list.PATH))
@@ -125,6 +93,11 @@ class Command:
         """Only a prompt that leaves no room for an answer is refused: what a server makes of a limit is its own."""
         del max_tokens
         return prompt_tokens < context
+
+    def refused(self, log: tuple[str, ...]) -> Shrink | None:
+        """None: it has no such words."""
+        del log
+        return None
 
     def context_hint(self, log: tuple[str, ...]) -> int | None:
         """None: nothing is known of its messages."""

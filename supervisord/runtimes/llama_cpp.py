@@ -4,10 +4,10 @@ import hashlib
 import re
 from collections.abc import Mapping
 
-from supervisord.core.exits import CauseKind, Signature
+from supervisord.core.exits import Signature
 from supervisord.core.ladder import Footprint, Rung, Shrink
 from supervisord.core.record import Identity
-from supervisord.runtimes import raw_json, told
+from supervisord.runtimes import llama_cpp_endings, raw_json, told
 from supervisord.runtimes.base import (
     Address,
     BackendSpec,
@@ -18,53 +18,10 @@ from supervisord.runtimes.base import (
     Launch,
     Readiness,
     RuntimeKind,
+    one_token,
     visible_gpus,
 )
-
-# A refused compute buffer is tried once more, smaller, and says so in a line of its own; what is refused before the
-# model is loaded (a warm-up) did not kill it either. Buffers called ..._Host are RAM, pinned where that succeeds.
-_COPED = ("retrying without pipeline parallelism", "model loaded")
-_GPU_OOM = (
-    Signature(CauseKind.GPU_OOM, "cudaMalloc failed: out of memory", until=_COPED),
-    Signature(CauseKind.GPU_OOM, "CUDA error: out of memory"),
-    Signature(CauseKind.GPU_OOM, "ROCm error: out of memory"),
-    Signature(CauseKind.GPU_OOM, "CUDA error: the resource allocation failed"),  # cuBLAS found no room for its handle
-    Signature(CauseKind.GPU_OOM, "unable to allocate CUDA", unless="_Host", until=_COPED),
-    Signature(CauseKind.GPU_OOM, "unable to allocate ROCm", unless="_Host", until=_COPED),
-    Signature(CauseKind.GPU_OOM, "unable to allocate Vulkan", unless="_Host", until=_COPED),
-    Signature(CauseKind.GPU_OOM, "failed to allocate CUDA", unless="_Host", until=_COPED),
-    Signature(CauseKind.GPU_OOM, "failed to allocate ROCm", unless="_Host", until=_COPED),
-    Signature(CauseKind.GPU_OOM, "out of device memory", until=_COPED),
-    Signature(CauseKind.GPU_OOM, "ErrorOutOfDeviceMemory", until=_COPED),
-    Signature(CauseKind.GPU_OOM, "hipMalloc failed"),
-    Signature(CauseKind.GPU_OOM, "hipErrorOutOfMemory"),
-    Signature(CauseKind.GPU_OOM, "CUBLAS_STATUS_ALLOC_FAILED"),
-)
-_HOST_OOM = (
-    Signature(CauseKind.HOST_OOM, "unable to allocate CPU"),
-    Signature(CauseKind.HOST_OOM, "unable to allocate CUDA_Host"),
-    Signature(CauseKind.HOST_OOM, "failed to allocate CPU buffer", until=_COPED),
-    Signature(CauseKind.HOST_OOM, "ggml_aligned_malloc: insufficient memory"),
-    Signature(CauseKind.HOST_OOM, "std::bad_alloc"),
-    Signature(CauseKind.HOST_OOM, "cannot allocate memory", unless="mlock"),  # a limit on locking, and it goes on
-)
-_DEVICE_LOST = (
-    Signature(CauseKind.DEVICE_LOST, "GPU is lost"),
-    Signature(CauseKind.DEVICE_LOST, "ErrorDeviceLost"),
-    Signature(CauseKind.DEVICE_LOST, "fallen off the bus"),
-)
-_CONFIGURATION = (
-    Signature(CauseKind.CONFIGURATION, "error: invalid argument"),
-    Signature(CauseKind.CONFIGURATION, "error while handling argument"),
-    Signature(CauseKind.CONFIGURATION, "failed to open GGUF file"),
-    Signature(CauseKind.CONFIGURATION, "invalid magic"),
-    Signature(CauseKind.CONFIGURATION, "data is not within the file bounds"),
-    Signature(CauseKind.CONFIGURATION, "unknown model architecture"),
-    Signature(CauseKind.CONFIGURATION, "error loading model"),
-    Signature(CauseKind.CONFIGURATION, "failed to load model"),
-    Signature(CauseKind.CONFIGURATION, "error while loading shared libraries"),
-    Signature(CauseKind.CONFIGURATION, "' not found (required by"),  # built against a newer C library
-)
+from supervisord.runtimes.llama_cpp_endings import NO_FLASH_ATTENTION
 
 _METRIC = re.compile(rb"^llamacpp:(\w+) (\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)$", re.MULTILINE)
 # n_decode_total moves with every batch, in the middle of a long prompt too; the token counters only at its end.
@@ -86,6 +43,7 @@ class LlamaCpp:
     program = "llama-server"
     asks_help = True
     counters_path = "/metrics"
+    diagnosis_path = "/slots"
     identity_paths: tuple[str, ...] = ("/props", "/v1/models")
     ladder: tuple[Rung, ...] = (
         Rung(Shrink.CACHE_Q8),
@@ -104,7 +62,7 @@ class LlamaCpp:
     def signatures(self, spec: BackendSpec) -> tuple[Signature, ...]:
         """See `Runtime.signatures`."""
         del spec
-        return _SIGNATURES
+        return llama_cpp_endings.SIGNATURES
 
     def address(self, spec: BackendSpec, port: int) -> Address:
         """Plain HTTP on this machine."""
@@ -136,6 +94,10 @@ class LlamaCpp:
             return None
         return Counters(work=sum(found[name] for name in known), busy=found.get(b"requests_processing"))
 
+    def canary(self, spec: BackendSpec, model: str) -> Call | None:
+        """Its counters: they go through the queue of its only loop. A token would take the place of a cached prompt."""
+        return one_token(model) if spec.canary_token and not spec.embeddings else Call(self.counters_path, b"")
+
     def identity(self, answers: Mapping[str, HttpAnswer]) -> Identity:
         """From `/props` and `/v1/models`."""
         props = told.members(answers.get("/props"))
@@ -165,6 +127,10 @@ class LlamaCpp:
         del max_tokens
         return prompt_tokens < context
 
+    def refused(self, log: tuple[str, ...]) -> Shrink | None:
+        """A quantized V cache, by a build, a GPU or a model that has no flash attention."""
+        return Shrink.CACHE_Q8 if any(NO_FLASH_ATTENTION in line for line in log) else None
+
     def context_hint(self, log: tuple[str, ...]) -> int | None:
         """llama-server does not say what would fit."""
         del log
@@ -192,9 +158,6 @@ def _only_member(name: re.Pattern[bytes], answer: HttpAnswer) -> bytes | None:
     """The JSON of the one member that an answer has, not decoded; None where it is another answer."""
     found, body = name.match(answer.body), answer.body.rstrip()
     return body[found.end() : -1] if answer.status == 200 and found and body.endswith(b"}") else None
-
-
-_SIGNATURES = _GPU_OOM + _HOST_OOM + _DEVICE_LOST + _CONFIGURATION
 
 
 def _always(spec: BackendSpec, port: int) -> list[str]:

@@ -5,12 +5,13 @@ from typing import NoReturn
 from urllib.parse import urlsplit
 
 from supervisord.core.exits import Signature
-from supervisord.core.ladder import Footprint, Rung
+from supervisord.core.ladder import Footprint, Rung, Shrink
 from supervisord.core.record import Identity
 from supervisord.runtimes import model_list
 from supervisord.runtimes.base import (
     Address,
     BackendSpec,
+    Call,
     Counters,
     Counting,
     HttpAnswer,
@@ -32,6 +33,7 @@ class Remote:
     program = ""
     asks_help = False
     counters_path = ""
+    diagnosis_path = ""
     identity_paths: tuple[str, ...] = (model_list.PATH,)
     ladder: tuple[Rung, ...] = ()
 
@@ -74,6 +76,11 @@ class Remote:
         del answer
         return None
 
+    def canary(self, spec: BackendSpec, model: str) -> Call | None:
+        """None: a token costs money."""
+        del spec, model
+        return None
+
     def identity(self, answers: Mapping[str, HttpAnswer]) -> Identity:
         """The model of `/v1/models`, where it lists just one; of many, the list does not tell which is ours."""
         models = model_list.listed(answers.get(model_list.PATH))
@@ -88,6 +95,11 @@ class Remote:
         """Only a prompt that leaves no room for an answer is refused."""
         del max_tokens
         return prompt_tokens < context
+
+    def refused(self, log: tuple[str, ...]) -> Shrink | None:
+        """None: it has no such words."""
+        del log
+        return None
 
     def context_hint(self, log: tuple[str, ...]) -> int | None:
         """None: it has no log."""

@@ -18,6 +18,7 @@ from supervisord.runtimes.base import (
     Launch,
     Readiness,
     RuntimeKind,
+    one_token,
     visible_gpus,
 )
 
@@ -59,6 +60,7 @@ class Vllm:
     program = "vllm"
     asks_help = False  # it imports all of PyTorch first: half a minute
     counters_path = "/metrics"
+    diagnosis_path = "/metrics"
     identity_paths: tuple[str, ...] = ("/v1/models", "/version")
     ladder: tuple[Rung, ...] = (
         Rung(Shrink.FITTING),
@@ -124,6 +126,10 @@ class Vllm:
             kv_tokens=kv_tokens,
         )
 
+    def canary(self, spec: BackendSpec, model: str) -> Call | None:
+        """A completion of one token, which needs engine and workers; its counters come from its HTTP server alone."""
+        return None if spec.embeddings or spec.canary_token is False else one_token(model)
+
     def identity(self, answers: Mapping[str, HttpAnswer]) -> Identity:
         """From `/v1/models` and `/version`. It tells neither its quantization nor its chat template."""
         models = told.members(answers.get("/v1/models")).get("data")
@@ -151,6 +157,11 @@ class Vllm:
         refuse it, and say so themselves in a 400.
         """
         return prompt_tokens < context and (max_tokens or 0) <= context
+
+    def refused(self, log: tuple[str, ...]) -> Shrink | None:
+        """None: it has no such words."""
+        del log
+        return None
 
     def context_hint(self, log: tuple[str, ...]) -> int | None:
         """The last "estimated maximum model length is N"."""

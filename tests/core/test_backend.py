@@ -8,13 +8,15 @@ from supervisord.core import life
 from supervisord.core.backend import room, step
 from supervisord.core.exits import CauseKind, ExitCause
 from supervisord.core.job import FailureReason
-from supervisord.core.life import After, BackendState, Effect, LifePolicy, Phase, StopStep, Want
+from supervisord.core.life import Effect
 from supervisord.core.restart import RestartPolicy
+from supervisord.core.state import After, BackendState, LifePolicy, Phase, StopStep, Want
 
 CRASH = ExitCause(CauseKind.CRASH, "ended by signal 11")
 OOM = ExitCause(CauseKind.GPU_OOM, "GPU out of memory")
 PERMANENT = ExitCause(CauseKind.CONFIGURATION, "no such model", permanent=True)
 ASKED = ExitCause(CauseKind.ASKED, "stopped as asked")
+EXHAUSTED = ExitCause(CauseKind.EXHAUSTED, "cannot start it: Too many open files")
 
 DRAW = 0.5
 
@@ -131,11 +133,15 @@ def test_work_that_stands_still_is_a_hang_although_probes_are_answered(ready: St
     ready.tell(life.LeaseAsked("a"))
     ready.passes(60)
     ready.tell(life.Answered(1))
-    assert ready.deadline_passes() == (
+    assert ready.deadline_passes() == (life.Diagnose(1),)
+    assert (ready.now, ready.state.phase) == (220.0, Phase.SUSPECT)
+    assert ready.tell(life.Answered(1), life.Diagnosed(1, moved=False, evidence=("it sleeps",))) == (
         life.FailLeases(1, FailureReason.BACKEND_HUNG, "work in flight, and nothing moved for 120 s"),
         life.Terminate(1),
     )
-    assert (ready.now, ready.state.cause and ready.state.cause.kind) == (220.0, CauseKind.HANG)
+    cause = ready.state.cause
+    assert cause is not None
+    assert (cause.kind, cause.evidence) == (CauseKind.HANG, ("it sleeps",))
 
 
 def test_an_idle_backend_is_not_hung(ready: Story) -> None:
@@ -162,7 +168,8 @@ def test_a_suspect_whose_tokens_flow_is_slow_and_not_hung(ready: Story) -> None:
 
 def test_a_suspect_that_stays_silent_is_ended(ready: Story) -> None:
     ready.tell(life.ProbeMissed(1, "no answer in 2 s"))
-    lost, end = ready.deadline_passes()
+    assert ready.deadline_passes() == (life.Diagnose(1),)
+    lost, end = ready.tell(life.Diagnosed(1, moved=False))
     assert lost == life.FailLeases(1, FailureReason.BACKEND_HUNG, "no answer for 30 s: no answer in 2 s")
     assert end == life.Terminate(1)
 
@@ -233,6 +240,61 @@ def test_a_spawn_that_fails_after_the_stop_leaves_nothing_to_wait_for(story: Sto
     assert (story.state.phase, story.state.failures) == (Phase.STOPPED, ())
 
 
+def test_a_start_that_found_nothing_left_is_tried_again_for_ever_and_counts_for_nothing() -> None:
+    story = Story(LifePolicy(restart=RestartPolicy(max_failures=2, cap_s=60.0)))
+    story.tell(life.StartAsked("x"))
+    waits = []
+    for _ in range(12):
+        assert story.state.phase is Phase.STARTING
+        story.tell(life.SpawnFailed(story.generation, EXHAUSTED, DRAW))
+        assert (story.state.phase, story.state.failures, story.state.restarts) == (Phase.BACKOFF, (), 0)
+        assert story.state.reason == EXHAUSTED.summary
+        assert story.state.deadline is not None
+        waits.append(story.state.deadline - story.now)
+        story.deadline_passes()
+    assert waits[:4] == [0.5, 1.0, 2.0, 4.0]
+    assert max(waits) == 30.0, "half of the cap, as it was drawn"
+    story.becomes_ready()
+    story.dies(CRASH)
+    assert (story.state.phase, len(story.state.failures)) == (Phase.BACKOFF, 1), "its own failures count as ever"
+
+
+def test_a_parked_one_that_found_nothing_left_is_tried_again() -> None:
+    story = Story(LifePolicy(restart=RestartPolicy(max_failures=1)))
+    story.tell(life.StartAsked("x"))
+    story.dies(CRASH)
+    assert story.state.phase is Phase.PARKED
+    story.deadline_passes()
+    story.tell(life.SpawnFailed(story.generation, EXHAUSTED, DRAW))
+    assert story.state.phase is Phase.BACKOFF
+
+
+@pytest.mark.parametrize("kind", [CauseKind.CRASH, CauseKind.HANG, CauseKind.KILLED, CauseKind.EXITED])
+def test_a_server_elsewhere_can_only_be_out_of_reach(kind: CauseKind) -> None:
+    story = Story(LifePolicy(elsewhere=True))
+    story.tell(life.StartAsked("x"))
+    story.becomes_ready()
+    story.tell(life.Exited(story.generation, ExitCause(kind, "connection refused", evidence=("asked twice",))))
+    assert story.state.cause == ExitCause(CauseKind.UNREACHABLE, "connection refused", evidence=("asked twice",))
+
+
+def test_a_server_elsewhere_that_is_silent_is_out_of_reach_and_not_hung() -> None:
+    story = Story(LifePolicy(elsewhere=True))
+    story.tell(life.StartAsked("x"))
+    story.becomes_ready()
+    story.tell(life.ProbeMissed(1, "no answer"))
+    story.deadline_passes()
+    story.tell(life.Diagnosed(1, moved=False))
+    assert story.state.cause is not None
+    assert (story.state.phase, story.state.cause.kind) == (Phase.STOPPING, CauseKind.UNREACHABLE)
+
+
+def test_what_is_wrong_with_a_server_elsewhere_is_kept() -> None:
+    story = Story(LifePolicy(elsewhere=True))
+    story.tell(life.StartAsked("x"), life.Spawned(1), life.Exited(1, PERMANENT))
+    assert story.state.cause == PERMANENT
+
+
 def test_the_unkillable_one_may_still_go(ready: Story) -> None:
     ready.tell(life.LeaseAsked("a"), life.Exited(1, CRASH))
     ready.deadline_passes()
@@ -246,6 +308,7 @@ def test_the_unkillable_one_may_still_go(ready: Story) -> None:
 
 def test_the_verdict_that_was_waited_for_stands_unless_the_exit_says_more(ready: Story) -> None:
     ready.tell(life.LeaseAsked("a"))
+    ready.deadline_passes()
     ready.deadline_passes()
     ready.tell(life.Exited(1, ExitCause(CauseKind.HANG, "killed because it no longer answered")))
     assert ready.state.cause
@@ -457,8 +520,8 @@ def test_clients_that_give_up_do_not_keep_a_hung_server_alive() -> None:
     given_up, _ = step(again, life.LeaseEnded(1, served=False), policy, 515.0)
     last, _ = step(given_up, life.LeaseAsked("c"), policy, 600.0)
     assert last.deadline == 612.0, "every request gets a tenth of the time at the least"
-    hung, _ = step(last, life.DeadlineReached(), policy, 612.0)
-    assert hung.phase is Phase.STOPPING
+    hung, effects = step(last, life.DeadlineReached(), policy, 612.0)
+    assert (hung.phase, effects) == (Phase.SUSPECT, (life.Diagnose(1),))
 
 
 def test_progress_or_a_served_request_forgets_the_stall() -> None:
@@ -740,7 +803,8 @@ def test_work_that_stands_still_is_ended_also_while_the_breaker_is_open(remote: 
     remote.tell(life.LeaseAsked("stream"))
     opens(remote)
     remote.passes(remote.policy.progress_s)
-    lost, _ = remote.tell(life.DeadlineReached())
+    assert remote.tell(life.DeadlineReached()) == (life.Diagnose(1),)
+    lost, _ = remote.tell(life.Diagnosed(1, moved=False))
     assert isinstance(lost, life.FailLeases)
     assert (remote.state.phase, remote.state.open_until) == (Phase.STOPPING, 100.0 + DRAW)
     remote.dies(ASKED)

@@ -26,16 +26,17 @@ from supervisord.core.dispatch import BackendView, Outlook, Reject, Serve, Wait,
 from supervisord.core.errors import QueueFullError
 from supervisord.core.exits import CauseKind, ExitCause
 from supervisord.core.job import TERMINAL, Job, JobEvent, JobStatus, Priority, Submission, advance
-from supervisord.core.life import BackendState, LifePolicy, Phase, Want
 from supervisord.core.queue import JobQueue, Key, QueuePolicy
 from supervisord.core.restart import RestartPolicy
 from supervisord.core.routing import Route, Strategy
+from supervisord.core.state import BackendState, LifePolicy, Phase, Want
 
 CAUSES = [
     ExitCause(CauseKind.CRASH, "crash"),
     ExitCause(CauseKind.GPU_OOM, "out of memory"),
     ExitCause(CauseKind.CONFIGURATION, "cannot heal", permanent=True),
     ExitCause(CauseKind.ASKED, "stopped as asked"),
+    ExitCause(CauseKind.EXHAUSTED, "nothing left to start it with"),
 ]
 ROUTES = {
     "a": Route(("a",), ("left",)),
@@ -166,7 +167,9 @@ class World(RuleBasedStateMachine):
     ) -> None:
         """It keeps new requests away, and cuts nobody off."""
         if isinstance(event, life.LeaseEnded) and before.phase in {Phase.READY, Phase.SUSPECT}:
-            assert (after.phase, effects) == (before.phase, ())
+            answered = event.served and before.phase is Phase.SUSPECT
+            assert effects == ()
+            assert after.phase is before.phase or (answered and after.phase is Phase.READY)
         if after.open_until is not None and before.open_until is None:
             self.breaker_seen.add("opened again" if before.on_trial else "opened")
         if before.on_trial and not after.on_trial:
@@ -371,11 +374,33 @@ class World(RuleBasedStateMachine):
         self.tell(name, life.SpawnFailed(generation, cause, draw))
 
     @precondition(lambda self: self.where(leading))
-    @rule(data=st.data(), what=st.sampled_from([life.Progressed, life.Answered, life.ProbeMissed]))
+    @rule(data=st.data(), what=st.sampled_from([life.Progressed, life.Computed, life.Answered, life.ProbeMissed]))
     def a_watch_tells(self, data: st.DataObject, what: type) -> None:
         name = data.draw(st.sampled_from(self.where(leading)))
         number = self.process(name).generation
         self.tell(name, life.ProbeMissed(number, "late") if what is life.ProbeMissed else what(number))
+
+    @precondition(lambda self: self.where(leading))
+    @rule(data=st.data(), seconds=st.sampled_from([0.0, 60.0, 1000.0]))
+    def a_prompt_is_long(self, data: st.DataObject, seconds: float) -> None:
+        name = data.draw(st.sampled_from(self.where(leading)))
+        self.tell(name, life.Allowed(self.process(name).generation, seconds))
+
+    @precondition(lambda self: self.serving())
+    @rule(data=st.data(), seconds=st.sampled_from([60.0, 1000.0]))
+    def a_canary_is_not_answered(self, data: st.DataObject, seconds: float) -> None:
+        name = data.draw(st.sampled_from(self.serving()))
+        self.tell(name, life.CanaryMissed(self.process(name).generation, seconds))
+
+    @precondition(lambda self: self.doubted())
+    @rule(data=st.data(), moved=st.booleans())
+    def a_diagnosis_is_made(self, data: st.DataObject, *, moved: bool) -> None:
+        name = data.draw(st.sampled_from(self.doubted()))
+        self.tell(name, life.Diagnosed(self.process(name).generation, moved, ("it was looked at",)))
+        assert self.sides[name].state.doubt is None
+
+    def doubted(self) -> list[str]:
+        return [name for name, side in self.sides.items() if side.state.doubt is not None]
 
     @precondition(lambda self: self.serving())
     @rule(data=st.data())
@@ -447,6 +472,10 @@ class World(RuleBasedStateMachine):
             life.Spawned(old),
             life.SpawnFailed(old, cause, 0.5),
             life.Progressed(old),
+            life.Computed(old),
+            life.Allowed(old, 60.0),
+            life.CanaryMissed(old, 60.0),
+            life.Diagnosed(old, moved=False),
             life.Answered(old),
             life.ProbeMissed(old, "late"),
             life.Exited(old, cause),
@@ -603,7 +632,8 @@ class World(RuleBasedStateMachine):
         for side in self.sides.values():
             state = side.state
             if state.phase is Phase.READY:
-                due = [moment for moment in (state.work_due, state.open_until) if moment is not None]
+                dues = (state.work_due, state.busy_due, state.open_until)
+                due = [moment for moment in dues if moment is not None]
                 assert state.deadline == min(due, default=None)
                 assert (state.work_due is not None) is (state.in_flight > 0)
                 assert bool(state.reason) is state.on_trial
@@ -678,7 +708,7 @@ def test_no_order_of_events_breaks_a_promise() -> None:
             done.update(self.status.values())
             breaker_seen.update(self.breaker_seen)
 
-    run_state_machine_as_test(Watched, settings=settings(max_examples=200, stateful_step_count=70))
+    run_state_machine_as_test(Watched, settings=settings(max_examples=400, stateful_step_count=70))
 
     assert seen == set(Phase), "the stories never got there"
     assert done == TERMINAL - {JobStatus.ABANDONED}

@@ -12,8 +12,8 @@ import pytest
 from scripts.transitions import CRASH, EVENTS, GENERATION, NOW, OOM, PERMANENT, POLICY, essence, moves, reachable
 from supervisord.core import life
 from supervisord.core.backend import room, step
-from supervisord.core.life import ALIVE, DOWN, After, BackendState, Phase, StopStep, Want
 from supervisord.core.moves import earliest
+from supervisord.core.state import ALIVE, DOWN, After, BackendState, Phase, StopStep, Want
 
 # One string for each thing that can follow: the next phase, then the effects in order.
 SETTLED = {
@@ -30,9 +30,15 @@ TABLE: dict[Phase, dict[type, set[str]]] = {
         life.StopAsked: {"stopped"},
         life.RestartAsked: {"starting Spawn"},
         life.ResetAsked: {"stopped"},
+        life.ShrinkAsked: {"stopped"},
+        life.ClimbAsked: {"stopped"},
         life.Spawned: {"stopped"},
         life.SpawnFailed: {"stopped"},
         life.Progressed: {"stopped"},
+        life.Computed: {"stopped"},
+        life.Allowed: {"stopped"},
+        life.CanaryMissed: {"stopped"},
+        life.Diagnosed: {"stopped"},
         life.Answered: {"stopped"},
         life.ProbeMissed: {"stopped"},
         life.Exited: {"stopped"},
@@ -52,9 +58,15 @@ TABLE: dict[Phase, dict[type, set[str]]] = {
         life.StopAsked: {"stopping Terminate"},
         life.RestartAsked: {"stopping Terminate"},
         life.ResetAsked: {"starting", "stopping Terminate"},  # stopping: below its full footprint
+        life.ShrinkAsked: {"stopping Terminate"},
+        life.ClimbAsked: {"starting"},
         life.Spawned: {"loading"},
         life.SpawnFailed: {"backoff", "parked"},
         life.Progressed: {"starting"},
+        life.Computed: {"starting"},
+        life.Allowed: {"starting"},
+        life.CanaryMissed: {"starting"},
+        life.Diagnosed: {"starting"},
         life.Answered: {"starting"},
         life.ProbeMissed: {"starting"},
         life.Exited: {"stopping Kill"},
@@ -74,9 +86,15 @@ TABLE: dict[Phase, dict[type, set[str]]] = {
         life.StopAsked: {"stopping Terminate"},
         life.RestartAsked: {"stopping Terminate"},
         life.ResetAsked: {"loading", "stopping Terminate"},
+        life.ShrinkAsked: {"stopping Terminate"},
+        life.ClimbAsked: {"loading"},
         life.Spawned: {"loading"},
         life.SpawnFailed: {"loading"},
         life.Progressed: {"loading"},
+        life.Computed: {"loading"},
+        life.Allowed: {"loading"},
+        life.CanaryMissed: {"loading"},
+        life.Diagnosed: {"loading"},
         life.Answered: {"ready"},
         life.ProbeMissed: {"loading"},
         life.Exited: {"stopping Kill"},
@@ -96,9 +114,15 @@ TABLE: dict[Phase, dict[type, set[str]]] = {
         life.StopAsked: {"draining", "stopping Terminate"},
         life.RestartAsked: {"draining", "stopping Terminate"},
         life.ResetAsked: {"ready", "draining", "stopping Terminate"},
+        life.ShrinkAsked: {"stopping Terminate", "draining"},
+        life.ClimbAsked: {"ready", "stopping Terminate"},
         life.Spawned: {"ready"},
         life.SpawnFailed: {"ready"},
         life.Progressed: {"ready"},
+        life.Computed: {"ready"},
+        life.Allowed: {"ready"},
+        life.CanaryMissed: {"ready", "suspect Diagnose"},  # ready: there is work, which will show whether it moves
+        life.Diagnosed: {"ready"},
         life.Answered: {"ready"},
         life.ProbeMissed: {"suspect"},
         life.Exited: {"stopping Kill"},
@@ -107,7 +131,7 @@ TABLE: dict[Phase, dict[type, set[str]]] = {
         life.Condemned: {"stopping FailLeases Kill"},
         life.DeviceLost: {"stopping FailLeases Kill"},
         life.Measured: {"ready"},
-        life.DeadlineReached: {"ready", "stopping FailLeases Terminate"},  # ready: the pause of its breaker is over
+        life.DeadlineReached: {"ready", "suspect Diagnose"},  # ready: the pause of its breaker is over
         life.LeaseAsked: {"ready GrantLease", "ready RefuseLease"},
         life.LeaseEnded: {"ready"},  # too many that failed keep others away, and nothing in flight is cut
     },
@@ -118,10 +142,16 @@ TABLE: dict[Phase, dict[type, set[str]]] = {
         life.StopAsked: {"draining", "stopping Terminate"},
         life.RestartAsked: {"draining", "stopping Terminate"},
         life.ResetAsked: {"suspect", "draining", "stopping Terminate"},
+        life.ShrinkAsked: {"stopping Terminate", "draining"},
+        life.ClimbAsked: {"suspect"},
         life.Spawned: {"suspect"},
         life.SpawnFailed: {"suspect"},
-        life.Progressed: {"suspect"},
-        life.Answered: {"ready"},
+        life.Progressed: {"suspect", "ready"},  # suspect: it answers no probe
+        life.Computed: {"suspect", "ready"},  # ready: it did answer its probe
+        life.Allowed: {"suspect", "ready"},
+        life.CanaryMissed: {"suspect"},
+        life.Diagnosed: {"suspect", "ready", "stopping FailLeases Terminate"},
+        life.Answered: {"ready", "suspect"},  # suspect: a hung server may answer its probe
         life.ProbeMissed: {"suspect"},
         life.Exited: {"stopping Kill"},
         life.TreeGone: {"suspect"},
@@ -129,9 +159,9 @@ TABLE: dict[Phase, dict[type, set[str]]] = {
         life.Condemned: {"stopping FailLeases Kill"},
         life.DeviceLost: {"stopping FailLeases Kill"},
         life.Measured: {"suspect"},
-        life.DeadlineReached: {"stopping FailLeases Terminate"},
+        life.DeadlineReached: {"suspect Diagnose", "stopping FailLeases Terminate"},
         life.LeaseAsked: {"suspect RefuseLease"},
-        life.LeaseEnded: {"suspect"},
+        life.LeaseEnded: {"suspect", "ready"},  # what has answered moves, whatever was doubted
     },
     Phase.DRAINING: {
         life.StartAsked: {"draining"},
@@ -140,9 +170,15 @@ TABLE: dict[Phase, dict[type, set[str]]] = {
         life.StopAsked: {"draining"},
         life.RestartAsked: {"draining"},
         life.ResetAsked: {"draining"},
+        life.ShrinkAsked: {"draining"},
+        life.ClimbAsked: {"draining"},
         life.Spawned: {"draining"},
         life.SpawnFailed: {"draining"},
         life.Progressed: {"draining"},
+        life.Computed: {"draining"},
+        life.Allowed: {"draining"},
+        life.CanaryMissed: {"draining"},
+        life.Diagnosed: {"draining"},
         life.Answered: {"draining"},
         life.ProbeMissed: {"draining"},
         life.Exited: {"stopping Kill"},
@@ -162,9 +198,15 @@ TABLE: dict[Phase, dict[type, set[str]]] = {
         life.StopAsked: {"stopping"},
         life.RestartAsked: {"stopping"},
         life.ResetAsked: {"stopping"},
+        life.ShrinkAsked: {"stopping"},
+        life.ClimbAsked: {"stopping"},
         life.Spawned: {"stopping Terminate", "stopping Kill"},  # kill: the time for a polite end is over
         life.SpawnFailed: SETTLED,
         life.Progressed: {"stopping"},
+        life.Computed: {"stopping"},
+        life.Allowed: {"stopping"},
+        life.CanaryMissed: {"stopping"},
+        life.Diagnosed: {"stopping"},
         life.Answered: {"stopping"},
         life.ProbeMissed: {"stopping"},
         life.Exited: {"stopping", "stopping Kill"},
@@ -184,9 +226,15 @@ TABLE: dict[Phase, dict[type, set[str]]] = {
         life.StopAsked: {"stopped"},
         life.RestartAsked: {"starting Spawn"},
         life.ResetAsked: {"starting Spawn"},
+        life.ShrinkAsked: {"backoff"},
+        life.ClimbAsked: {"backoff"},
         life.Spawned: {"backoff"},
         life.SpawnFailed: {"backoff"},
         life.Progressed: {"backoff"},
+        life.Computed: {"backoff"},
+        life.Allowed: {"backoff"},
+        life.CanaryMissed: {"backoff"},
+        life.Diagnosed: {"backoff"},
         life.Answered: {"backoff"},
         life.ProbeMissed: {"backoff"},
         life.Exited: {"backoff"},
@@ -206,9 +254,15 @@ TABLE: dict[Phase, dict[type, set[str]]] = {
         life.StopAsked: {"parked", "stopped"},  # parked: it was only to make room
         life.RestartAsked: {"starting Spawn"},
         life.ResetAsked: {"starting Spawn"},
+        life.ShrinkAsked: {"parked"},
+        life.ClimbAsked: {"parked"},
         life.Spawned: {"parked"},
         life.SpawnFailed: {"parked"},
         life.Progressed: {"parked"},
+        life.Computed: {"parked"},
+        life.Allowed: {"parked"},
+        life.CanaryMissed: {"parked"},
+        life.Diagnosed: {"parked"},
         life.Answered: {"parked"},
         life.ProbeMissed: {"parked"},
         life.Exited: {"parked"},
@@ -228,9 +282,15 @@ TABLE: dict[Phase, dict[type, set[str]]] = {
         life.StopAsked: {"unkillable"},
         life.RestartAsked: {"unkillable"},
         life.ResetAsked: {"unkillable Kill"},
+        life.ShrinkAsked: {"unkillable"},
+        life.ClimbAsked: {"unkillable"},
         life.Spawned: {"unkillable Kill"},
         life.SpawnFailed: SETTLED,  # there was no process after all
         life.Progressed: {"unkillable"},
+        life.Computed: {"unkillable"},
+        life.Allowed: {"unkillable"},
+        life.CanaryMissed: {"unkillable"},
+        life.Diagnosed: {"unkillable"},
         life.Answered: {"unkillable"},
         life.ProbeMissed: {"unkillable"},
         life.Exited: {"unkillable"},
@@ -288,7 +348,8 @@ def test_every_event_that_could_carry_a_generation_is_tried() -> None:
     assert {type(event) for event in GENERATIONAL} == carrying
     assert carrying == {
         life.Spawned, life.SpawnFailed, life.Progressed, life.Answered, life.ProbeMissed, life.Exited, life.TreeGone,
-        life.Released, life.Condemned, life.Measured, life.LeaseEnded,
+        life.Released, life.Condemned, life.Measured, life.LeaseEnded, life.Computed, life.Allowed, life.CanaryMissed,
+        life.Diagnosed,
     }  # fmt: skip
 
 
@@ -310,7 +371,8 @@ def test_every_wait_for_a_process_has_an_end() -> None:
 def test_a_ready_backend_has_a_deadline_exactly_while_it_works_or_its_breaker_is_open() -> None:
     ready = [s for s in reachable() if s.phase is Phase.READY]
     assert all((s.work_due is not None) == (s.in_flight > 0) for s in ready)
-    assert all(s.deadline == earliest(s.work_due, s.open_until) for s in ready)
+    assert all(s.deadline == earliest(s.work_due, s.busy_due, s.open_until) for s in ready)
+    assert all(s.busy_due is None or s.in_flight for s in ready)
     holds_everywhere(lambda s: s.phase is Phase.READY or s.work_due is None)
 
 
@@ -344,8 +406,7 @@ def test_a_parked_backend_tries_again_unless_its_cause_cannot_heal() -> None:
     parked = [s for s in reachable() if s.phase is Phase.PARKED]
     assert {s.cause is not None and s.cause.permanent for s in parked} == {True, False}
     for state in parked:
-        assert state.cause is not None
-        assert (state.deadline is None) == state.cause.permanent
+        assert (state.deadline is None) == (state.cause is not None and state.cause.permanent)
 
 
 def test_a_step_of_stopping_belongs_to_the_phase_stopping() -> None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from supervisord.core.dispatch import BackendView, Choice, Outlook, Reject, Serve, Wait, Wake, choose
 from supervisord.core.errors import BackendParkedError, BackendStoppedError, ModelNotFoundError
 from supervisord.core.job import Job, Submission
-from supervisord.core.life import Phase, Want
 from supervisord.core.routing import Route, Strategy
+from supervisord.core.state import Phase, Want
 
 JOB = Job("j", Submission("/v1/completions", "m", b"{}"), 0.0, 0.0, 600.0)
 BURNT = replace(JOB, avoid=frozenset({"left"}))

@@ -12,7 +12,6 @@ from supervisord.core.memory import (
     GIB,
     MIB,
     SLOWEST_POLL_S,
-    Candidate,
     GpuSample,
     HostLimits,
     HostSample,
@@ -22,7 +21,6 @@ from supervisord.core.memory import (
     VramLimits,
     assess_gpu,
     assess_host,
-    choose_victim,
     next_poll,
 )
 
@@ -154,6 +152,22 @@ def test_thrash_is_tight_at_once_and_critical_after_ten_seconds() -> None:
     ]  # fmt: skip
 
 
+def test_without_swap_little_that_is_available_stands_for_swapping() -> None:
+    """Then it is the pages of programs and mapped models that come and go."""
+    scarce = [replace(host(at, stall=50.0, available=0.05, swap_in=0.0), swap_total=0) for at in (0, 10)]
+    assert told_host(*scarce)[-1] is CRITICAL
+    assert told_host(*(replace(sample, swap_total=GIB) for sample in scarce))[-1] is TIGHT
+    plenty = [replace(host(at, stall=50.0, available=0.5, swap_in=0.0), swap_total=0) for at in (0, 10)]
+    assert told_host(*plenty)[-1] is OK
+
+
+def test_thrash_that_is_a_moment_half_as_bad_goes_on() -> None:
+    worst, less = {"stall": 50.0, "swap_in": THRASH}, {"stall": 21.0, "swap_in": 6_000_000.0}
+    samples = (host(0, **worst), host(5, **less), host(10, **worst))
+    assert told_host(*samples) == [TIGHT, TIGHT, CRITICAL]
+    assert told_host(*samples[:2], host(10, **less), host(60, **less))[-1] is TIGHT, "it was never as bad for long"
+
+
 def test_thrash_that_pauses_starts_its_ten_seconds_anew() -> None:
     thrash = [host(at, stall=50.0, swap_in=THRASH) for at in (0, 9)]
     pause = host(9.5, stall=20.0, swap_in=THRASH)
@@ -202,27 +216,10 @@ def test_the_nearer_the_danger_the_sooner(headroom: int | None, pressure: Pressu
     assert next_poll(headroom, pressure) == pytest.approx(expected)
 
 
-@given(st.integers(-(10**12), 10**13))
-def test_memory_cannot_fill_between_two_looks(headroom: int) -> None:
-    wait = next_poll(headroom, OK)
+@given(st.integers(-(10**12), 10**13), st.floats(-1e13, 1e13))
+def test_memory_cannot_fill_between_two_looks(headroom: int, filling: float) -> None:
+    wait = next_poll(headroom, OK, filling)
 
     assert FASTEST_POLL_S <= wait <= SLOWEST_POLL_S
     assert wait * FILL_RATE <= headroom or wait == FASTEST_POLL_S
-
-
-# --- who leaves ------------------------------------------------------------------------------------------------------
-
-IDLE = Candidate("a", idle=True, priority=1, last_used=10.0)
-
-
-def test_the_lowest_priority_leaves_first_then_the_least_recently_used_then_by_name() -> None:
-    low, old = replace(IDLE, name="b", priority=0, last_used=99.0), replace(IDLE, name="c", last_used=1.0)
-
-    assert choose_victim((IDLE, low, old)) == "b"
-    assert choose_victim((IDLE, old)) == "c"
-    assert choose_victim((replace(IDLE, name="z"), IDLE)) == "a"
-
-
-def test_who_works_or_is_pinned_stays() -> None:
-    assert choose_victim((replace(IDLE, idle=False), replace(IDLE, pinned=True))) is None
-    assert choose_victim(()) is None
+    assert wait * filling <= headroom or wait == FASTEST_POLL_S

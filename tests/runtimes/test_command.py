@@ -6,8 +6,8 @@ import pytest
 
 from supervisord.core.exits import CauseKind, ExitEvidence, Signature, classify
 from supervisord.core.ladder import Footprint
-from supervisord.core.life import LifePolicy
 from supervisord.core.record import Identity
+from supervisord.core.state import LifePolicy
 from supervisord.runtimes.base import Address, BackendSpec, CommandOptions, HttpAnswer, Launch, Readiness, RuntimeKind
 from supervisord.runtimes.command import Command
 

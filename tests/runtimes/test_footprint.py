@@ -8,9 +8,9 @@ import pytest
 
 from supervisord.core.footprint import CUDA_CONTEXT, ModelFacts, Need, Source
 from supervisord.core.ladder import Footprint, Rung, Shrink
-from supervisord.core.life import LifePolicy
 from supervisord.core.memory import GIB
 from supervisord.core.record import FootprintRecord
+from supervisord.core.state import LifePolicy
 from supervisord.runtimes.base import (
     BackendSpec,
     CommandOptions,

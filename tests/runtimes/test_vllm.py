@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from supervisord.core import ladder
 from supervisord.core.ladder import Footprint, Rung, Shrink
-from supervisord.core.life import LifePolicy
 from supervisord.core.record import Identity
+from supervisord.core.state import LifePolicy
 from supervisord.runtimes.base import (
     Address,
     BackendSpec,

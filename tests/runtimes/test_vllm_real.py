@@ -19,8 +19,8 @@ import psutil
 import pytest
 
 from supervisord.core.ladder import Footprint
-from supervisord.core.life import LifePolicy
 from supervisord.core.record import Identity
+from supervisord.core.state import LifePolicy
 from supervisord.runtimes.base import BackendSpec, Call, Counters, HttpAnswer, Readiness, RuntimeKind
 from supervisord.runtimes.vllm import Vllm
 from tests.fakes.pace import slowed
