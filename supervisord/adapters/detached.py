@@ -1,6 +1,8 @@
 """Work that may never come back: a thread that nobody has to wait for."""
 
 import asyncio
+import errno
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -11,7 +13,7 @@ _Result = TypeVar("_Result")
 
 def detached(work: Callable[[], _Result], name: str) -> Future[_Result]:
     """`work`, begun in a daemon thread. A thread of an executor that is stuck in a read, as of a dead network folder,
-    would keep the whole process from ending.
+    would keep the whole process from ending. Where no thread can be had, the result is OSError (EAGAIN).
     """
     done: Future[_Result] = Future()
 
@@ -21,7 +23,10 @@ def detached(work: Callable[[], _Result], name: str) -> Future[_Result]:
         except BaseException as error:  # noqa: BLE001 - handed on to whoever waits
             done.set_exception(error)
 
-    threading.Thread(target=run, name=name, daemon=True).start()
+    try:
+        threading.Thread(target=run, name=name, daemon=True).start()
+    except RuntimeError:  # "can't start new thread": pthread_create(3) fails with EAGAIN
+        done.set_exception(OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)))
     return done
 
 

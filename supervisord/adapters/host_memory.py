@@ -3,6 +3,7 @@
 import os
 import time
 import warnings
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,10 @@ from pathlib import Path
 import psutil
 
 from supervisord.core.errors import SensorError
-from supervisord.core.memory import HostSample
+from supervisord.core.memory import SWAP_WINDOW_S, HostSample
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")  # /proc/vmstat counts pswpin and pswpout in pages
+_MOST = 64  # readings in that window: three times what the fastest cadence makes
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +42,14 @@ class HostSensor:
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self._vmstat = proc / "vmstat"
         self._pressure = proc / "pressure/memory"
-        self._before: _Traffic | None = None
+        self._traffic: deque[_Traffic] = deque(maxlen=_MOST)
 
     async def host(self) -> HostSample:
         """The host now. It reads four small files without waiting: 0.2 ms.
 
-        Swap rates are means since the call before, so the first call has none. Raises SensorError when not even the
-        totals can be read.
+        Swap rates are means over the last two seconds or since the call before, whichever is longer, so the first call
+        has none: the kernel swaps in bursts, and under pressure this is called ten times a second. Raises SensorError
+        when not even the totals can be read.
         """
         at = time.monotonic()
         try:
@@ -70,18 +73,26 @@ class HostSensor:
         )
 
     def _rates(self, at: float, vmstat: Mapping[str, int]) -> tuple[float | None, float | None]:
-        """Bytes/s swapped in and out since the call before."""
+        """Bytes/s swapped in and out of late."""
+        kept = self._traffic
         if "pswpin" not in vmstat or "pswpout" not in vmstat:
-            self._before = None
+            kept.clear()
             return None, None
-        before, now = self._before, _Traffic(at, vmstat["pswpin"], vmstat["pswpout"])
-        if before is not None and at <= before.at:
+        if kept and at <= kept[-1].at:
             return None, None
-        self._before = now
-        if before is None:
+        now = _Traffic(at, vmstat["pswpin"], vmstat["pswpout"])
+        kept.append(now)
+        while len(kept) > 2 and at - kept[1].at >= SWAP_WINDOW_S:
+            kept.popleft()
+        before = kept[0]
+        if before is now:
+            return None, None
+        if now.pages_in < before.pages_in or now.pages_out < before.pages_out:
+            kept.clear()  # counters that go back were reset, as by the restore of a virtual machine
+            kept.append(now)
             return None, None
         seconds = at - before.at
-        return _rate(now.pages_in - before.pages_in, seconds), _rate(now.pages_out - before.pages_out, seconds)
+        return (now.pages_in - before.pages_in) * _PAGE / seconds, (now.pages_out - before.pages_out) * _PAGE / seconds
 
 
 def _totals() -> _Totals:
@@ -89,11 +100,6 @@ def _totals() -> _Totals:
         warnings.simplefilter("ignore", RuntimeWarning)  # of counters that are not there: `missing` says so
         memory, swap = psutil.virtual_memory(), psutil.swap_memory()
     return _Totals(memory.total, memory.available, swap.total, swap.used)
-
-
-def _rate(pages: int, seconds: float) -> float | None:
-    """None for a counter that went back: it was reset, as by the restore of a virtual machine."""
-    return pages * _PAGE / seconds if pages >= 0 else None
 
 
 def _missing(vmstat: Mapping[str, int], stall: Mapping[str, float], *, swap_total: int) -> tuple[str, ...]:

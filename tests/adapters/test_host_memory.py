@@ -89,29 +89,48 @@ async def test_every_figure_has_its_source(proc: Proc) -> None:
     assert sample.missing == ()
 
 
-async def test_rates_are_bytes_a_second_since_the_call_before(proc: Proc) -> None:
-    sensor = HostSensor(proc.root)
+class Hands:
+    """A monotonic clock that a test turns."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+
+
+async def test_rates_are_bytes_a_second_of_the_last_two_seconds(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel swaps in bursts: a tenth of a second without one is no relief."""
+    hands, sensor = Hands(monkeypatch), HostSensor(proc.root)
     proc.vmstat(pswpin=1000, pswpout=5000)
-    first = await sensor.host()
+    assert (await sensor.host()).swap_in_rate is None
+    hands.now += 0.5
     proc.vmstat(pswpin=1500, pswpout=5100)
-    second = await sensor.host()
-    third = await sensor.host()
-    seconds = second.at - first.at
-    assert second.swap_in_rate == pytest.approx(500 * PAGE / seconds)
-    assert second.swap_out_rate == pytest.approx(100 * PAGE / seconds)
-    assert (third.swap_in_rate, third.swap_out_rate) == (0.0, 0.0)
+    burst = await sensor.host()
+    assert (burst.swap_in_rate, burst.swap_out_rate) == (500 * PAGE / 0.5, 100 * PAGE / 0.5)
+    hands.now += 1.5
+    quiet = await sensor.host()
+    assert (quiet.swap_in_rate, quiet.swap_out_rate) == (500 * PAGE / 2.0, 100 * PAGE / 2.0)
+    hands.now += 0.5
+    over = await sensor.host()
+    assert (over.swap_in_rate, over.swap_out_rate) == (0.0, 0.0)
 
 
-async def test_a_counter_that_went_back_gives_no_rate(proc: Proc) -> None:
-    sensor = HostSensor(proc.root)
-    proc.vmstat(pswpin=1000, pswpout=1000)
-    await sensor.host()
-    proc.vmstat(pswpin=10, pswpout=1010)
-    sample = await sensor.host()
-    assert sample.swap_in_rate is None
-    assert sample.swap_out_rate is not None
-    proc.vmstat(pswpin=20, pswpout=1010)
-    assert (await sensor.host()).swap_in_rate
+async def test_calls_further_apart_are_compared_with_the_one_before(
+    proc: Proc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hands, sensor = Hands(monkeypatch), HostSensor(proc.root)
+    for pages in (0, 100, 100):
+        proc.vmstat(pswpin=pages)
+        sample = await sensor.host()
+        hands.now += 30.0
+    assert sample.swap_in_rate == 0.0
+
+
+async def test_a_counter_that_went_back_gives_no_rate(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
+    hands, sensor = Hands(monkeypatch), HostSensor(proc.root)
+    for pages, rate in ((1000, None), (10, None), (20, 10 * PAGE / 0.5)):
+        proc.vmstat(pswpin=pages, pswpout=1000)
+        assert (await sensor.host()).swap_in_rate == rate
+        hands.now += 0.5
 
 
 async def test_two_calls_at_the_same_instant_divide_by_nothing(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:

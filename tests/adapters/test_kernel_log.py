@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,8 +22,8 @@ class Kmsg:
         self.path = path
         self._writer = os.open(path, os.O_RDWR | os.O_NONBLOCK)
 
-    def say(self, text: str, *, facility: int = 0) -> None:
-        os.write(self._writer, f"{facility << 3 | 3},1,2,-;{text}\n SUBSYSTEM=test\n".encode())
+    def say(self, text: str, *, facility: int = 0, at: float = 0.000002) -> None:
+        os.write(self._writer, f"{facility << 3 | 3},1,{at * 1e6:.0f},-;{text}\n SUBSYSTEM=test\n".encode())
 
     def close(self) -> None:
         os.close(self._writer)
@@ -138,6 +139,9 @@ def test_without_a_readable_log_nothing_is_claimed(proc: Path, kmsg: Kmsg, cause
         log.close()
     kmsg.say("Out of memory: Killed process 71 (x)")
     assert log.named(frozenset({71})) is None
+    if cause in {"no log", "never marked", "closed"}:
+        assert log.victims(0.0) is None
+        assert log.gpu_errors(0.0) is None
     log.close()
 
 
@@ -148,6 +152,71 @@ def test_the_counter(proc: Path) -> None:
     assert log.oom_kills() is None
     (proc / "vmstat").unlink()
     assert log.oom_kills() is None
+
+
+def test_victims_are_told_by_name_from_a_moment_on(log: KernelLog, kmsg: Kmsg) -> None:
+    assert log.victims(0.0) == ()
+    kmsg.say("Out of memory: Killed process 70 (old) total-vm:9kB", at=100.0)
+    kmsg.say("Memory cgroup out of memory: Killed process 71 (VLLM::EngineCor) total-vm:9kB", at=200.0)
+    kmsg.say("oom_reaper: reaped process 72 (odd) (name), now anon-rss:0kB", at=201.0)
+    assert log.victims(200.9) == ("VLLM::EngineCor", "odd) (name")
+    assert log.victims(201.1) == ("odd) (name",)
+    assert log.victims(300.0) == ()
+
+
+def test_with_other_pids_the_names_are_known_all_the_same(proc: Path, kmsg: Kmsg) -> None:
+    (proc / "self/ns/pid").unlink()
+    (proc / "self/ns/pid").symlink_to("pid:[4026532000]")
+    log = KernelLog(proc, kmsg.path)
+    log.mark()
+    kmsg.say("Out of memory: Killed process 71 (llama-server) total-vm:9kB", at=5.0)
+    assert log.named(frozenset({71})) is None
+    assert log.victims(5.0) == ("llama-server",)
+    log.close()
+
+
+@pytest.mark.parametrize(
+    ("line", "is_error"),
+    [
+        ("NVRM: Xid (PCI:0000:01:00): 79, pid=7, name=x, GPU has fallen off the bus.", True),
+        ("NVRM: Xid (PCI:0000:01:00): 31, pid=7, name=x, Ch 0000000a, MMU Fault", True),
+        ("NVRM: GPU 0000:01:00.0: GPU has fallen off the bus.", True),
+        ("amdgpu 0000:c2:00.0: ring gfx_0.0.0 timeout, signaled seq=1, emitted seq=2", True),
+        ("amdgpu 0000:c4:00.0: amdgpu: GPU reset begin!. Source:  3", True),
+        ("i915 0000:00:02.0: [drm] GPU HANG: ecode 9:1:85dfffff", True),
+        ("xe 0000:03:00.0: [drm] GT0: reset started", True),
+        ("NVRM: loading NVIDIA UNIX Open Kernel Module for x86_64  570.158.01", False),
+        ("usb 1-1: reset high-speed USB device number 2", False),
+    ],
+)
+def test_what_the_kernel_says_of_failing_gpus(log: KernelLog, kmsg: Kmsg, line: str, is_error: bool) -> None:
+    kmsg.say(line, at=50.0)
+    assert log.gpu_errors(50.0) == ((line,) if is_error else ())
+    assert log.gpu_errors(52.0) == ()
+    assert log.victims(0.0) == ()
+
+
+def test_what_it_says_of_gpus_is_bounded(log: KernelLog, kmsg: Kmsg) -> None:
+    for channel in range(100):
+        kmsg.say(f"NVRM: Xid (PCI:0000:01:00): 45, pid=7, name=x, Ch {channel}")
+    told = log.gpu_errors(0.0)
+    assert told is not None
+    assert len(told) == 64
+    assert told[-1].endswith("Ch 99")
+
+
+def test_a_program_cannot_fail_a_gpu(log: KernelLog, kmsg: Kmsg) -> None:
+    kmsg.say("NVRM: Xid (PCI:0000:01:00): 79, GPU has fallen off the bus.", facility=1)
+    assert log.gpu_errors(0.0) == ()
+
+
+def test_marking_again_forgets(log: KernelLog, kmsg: Kmsg) -> None:
+    kmsg.say("Out of memory: Killed process 71 (x)")
+    kmsg.say("NVRM: Xid (PCI:0000:01:00): 79, GPU has fallen off the bus.")
+    assert log.victims(0.0) == ("x",)
+    log.mark()
+    assert log.victims(0.0) == ()
+    assert log.gpu_errors(0.0) == ()
 
 
 # --- the kernel itself ---
@@ -185,4 +254,6 @@ def test_a_real_kill_is_counted_and_named(small_cgroup: Path) -> None:
     assert after > before
     assert log.named(frozenset({victim.pid})) is True
     assert log.named(frozenset({os.getpid()})) is False
+    assert any(name.startswith("python") for name in log.victims(time.monotonic() - 30) or ())
+    assert log.gpu_errors(time.monotonic()) is not None
     log.close()

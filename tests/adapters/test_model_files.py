@@ -25,7 +25,7 @@ from supervisord.adapters.llama_binary import embedded_llama_server
 from supervisord.adapters.model_files import LocalModelFiles, gguf, gguf_header, reader
 from supervisord.core.footprint import ModelFacts
 from supervisord.core.ladder import Footprint
-from supervisord.core.life import LifePolicy
+from supervisord.core.state import LifePolicy
 from supervisord.runtimes.base import BackendSpec, RuntimeKind
 from supervisord.runtimes.footprint import estimate
 

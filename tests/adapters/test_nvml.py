@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -99,7 +100,8 @@ def start(root: Path, driver: FakeDriver, tmp_path: Path) -> Start:
 
 
 def add_card(driver: FakeDriver, index: int = 0, **values: object) -> None:
-    card = {"uuid": f"GPU-{index}", "name": f"Card {index}", "total": 24 * GIB, "used": 10 * GIB, "free": 13 * GIB}
+    card: dict[str, object] = {"pci": f"0000:{index + 1:02x}:00"}
+    card |= {"uuid": f"GPU-{index}", "name": f"Card {index}", "total": 24 * GIB, "used": 10 * GIB, "free": 13 * GIB}
     driver.gpu(index, **(card | {"reserved": GIB, "gpu": 42, "celsius": 61, "milliwatts": 123500} | values))
 
 
@@ -136,7 +138,22 @@ async def test_every_figure_comes_from_the_driver(driver: FakeDriver, start: Sta
         "power_w": 123.5,
         "processes": [],
         "problem": "",
+        "address": "0000:01:00",
     }
+
+
+async def test_where_a_gpu_is_on_the_bus(driver: FakeDriver, start: Start) -> None:
+    """Like the kernel says it, also of a GPU behind a controller with a domain of its own; lost, it is still known."""
+    add_card(driver, 0, pci="10000:c1:1f")
+    add_card(driver, 1)
+    add_card(driver, 2)
+    driver.fail("nvmlDeviceGetPciInfo_v3", 3, gpu=2)
+    async with start() as reader:
+        good = await reader.ask()
+        driver.lose(1)
+        after = await reader.ask()
+    assert [gpu["address"] for gpu in good["gpus"]] == ["10000:c1:1f", "0000:02:00", ""]
+    assert (after["gpus"][1]["state"], after["gpus"][1]["address"]) == (LOST, "0000:02:00")
 
 
 async def test_processes_of_both_lists_are_merged_and_named(driver: FakeDriver, start: Start) -> None:
@@ -145,11 +162,90 @@ async def test_processes_of_both_lists_are_merged_and_named(driver: FakeDriver, 
     async with start() as reader:
         (gpu,) = (await reader.ask())["gpus"]
     assert gpu["processes"] == [
-        {"pid": own, "used": 5 * GIB, "name": comm(own)},
-        {"pid": 1, "used": GIB, "name": comm(1)},
-        {"pid": 7777777, "used": GIB // 2, "name": ""},
-        {"pid": gone, "used": None, "name": ""},
+        {"pid": own, "used": 5 * GIB, "name": comm(own), "busy": 0.0},
+        {"pid": 1, "used": GIB, "name": comm(1), "busy": 0.0},
+        {"pid": 7777777, "used": GIB // 2, "name": "", "busy": 0.0},
+        {"pid": gone, "used": None, "name": "", "busy": 0.0},
     ]
+
+
+async def test_each_process_is_told_with_how_busy_it_keeps_the_gpu(driver: FakeDriver, start: Start) -> None:
+    """Of several samples of one, its busiest; what a process does that holds no memory is nobody's."""
+    add_card(driver, compute=f"1:{GIB},2:{GIB}", graphics=f"3:{GIB}", busy="1:30,1:35,3:5,9:50")
+    async with start() as reader:
+        (gpu,) = (await reader.ask())["gpus"]
+    assert [(process["pid"], process["busy"]) for process in gpu["processes"]] == [(1, 0.35), (2, 0.0), (3, 0.05)]
+
+
+@pytest.mark.parametrize("code", [3, 4, 13], ids=["not supported", "no permission", "no such function"])
+async def test_a_gpu_that_cannot_tell_who_keeps_it_busy_is_not_asked_again(
+    driver: FakeDriver, start: Start, code: int
+) -> None:
+    asked = "nvmlDeviceGetProcessUtilization"
+    for index in range(2):
+        add_card(driver, index, compute=f"1:{GIB}", busy="1:50")
+    driver.fail(asked, code, gpu=0)
+    async with start() as reader:
+        for looks in range(1, 4):
+            first, second = (await reader.ask())["gpus"]
+            assert (first["state"], first["processes"][0]["busy"]) == (OK, None)
+            assert second["processes"][0]["busy"] == 0.5, "each GPU for itself"
+            assert driver.calls(asked) == 1 + 2 * looks, "the second is asked twice each time, first for the size"
+
+
+async def test_an_error_that_passes_is_no_reason_not_to_ask_again(driver: FakeDriver, start: Start) -> None:
+    add_card(driver, compute=f"1:{GIB}", busy="1:50")
+    driver.fail("nvmlDeviceGetProcessUtilization", 999)
+    async with start() as reader:
+        assert (await reader.ask())["gpus"][0]["processes"][0]["busy"] is None
+        driver.heal("nvmlDeviceGetProcessUtilization")
+        assert (await reader.ask())["gpus"][0]["processes"][0]["busy"] == 0.5
+
+
+async def test_a_reloaded_driver_is_asked_again_who_keeps_a_gpu_busy(driver: FakeDriver, start: Start) -> None:
+    add_card(driver, compute=f"1:{GIB}", busy="1:50")
+    driver.fail("nvmlDeviceGetProcessUtilization", 3)
+    async with start() as reader:
+        assert (await reader.ask())["gpus"][0]["processes"][0]["busy"] is None
+        driver.heal("nvmlDeviceGetProcessUtilization")
+        assert (await reader.ask())["gpus"][0]["processes"][0]["busy"] is None
+        driver.fail("nvmlDeviceGetCount_v2", 1)  # uninitialized
+        await reader.ask()
+        driver.heal("nvmlDeviceGetCount_v2")
+        reading = await reader.until(lambda reading: reading["state"] == OK)
+        assert reading["gpus"][0]["processes"][0]["busy"] == 0.5
+
+
+async def test_a_gpu_lost_while_it_is_asked_who_keeps_it_busy_is_lost(driver: FakeDriver, start: Start) -> None:
+    add_card(driver, compute=f"1:{GIB}", busy="1:50")
+    driver.fail("nvmlDeviceGetProcessUtilization", 15)
+    async with start() as reader:
+        assert (await reader.ask())["gpus"][0]["state"] == LOST
+
+
+@pytest.mark.parametrize("shares", ["1:4294967295", "1:20,2:101"])
+async def test_shares_that_can_be_none_are_not_believed(driver: FakeDriver, start: Start, shares: str) -> None:
+    add_card(driver, compute=f"1:{GIB},2:{GIB}", busy=shares)
+    async with start() as reader:
+        (gpu,) = (await reader.ask())["gpus"]
+    assert [process["busy"] for process in gpu["processes"]] == [None, None]
+
+
+async def test_behind_a_server_that_shares_the_gpu_nobody_is_told_apart(
+    driver: FakeDriver, start: Start, tmp_path: Path
+) -> None:
+    """The samples may be of the MPS server, which works for its clients."""
+    program = tmp_path / "nvidia-cuda-mps-server"
+    shutil.copy(shutil.which("sleep") or "/bin/sleep", program)
+    process = await asyncio.create_subprocess_exec(program, "600")
+    try:
+        add_card(driver, compute=f"1:{2 * GIB},{process.pid}:{GIB}", busy=f"{process.pid}:90")
+        async with start() as reader:
+            (gpu,) = (await reader.ask())["gpus"]
+    finally:
+        process.kill()
+        await process.wait()
+    assert [process["busy"] for process in gpu["processes"]] == [None, None]
 
 
 @pytest.mark.parametrize("code", [13, 25, 3], ids=["no such function", "version mismatch", "not supported"])

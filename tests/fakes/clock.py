@@ -51,6 +51,11 @@ class FakeClock:
         self._now = end
         await self.rest()
 
+    async def gap(self, seconds: float) -> None:
+        """Nothing runs for so long, as on a machine that is overloaded; then all that is overdue goes off at once."""
+        self._now += seconds
+        await self.rest()
+
     async def rest(self) -> None:
         """Returns once everything waits for time to pass, or for the world outside."""
         for _ in range(MOST_TURNS):

@@ -14,6 +14,7 @@ import aiohttp
 import psutil
 import yaml
 
+from tests.fakes.leaves import left_standing
 from tests.fakes.stub import write_vllm_wrapper, write_wrapper
 
 ROOT = Path(__file__).parents[2]
@@ -177,6 +178,7 @@ async def running(daemon: Daemon, **environment: str) -> AsyncIterator[Daemon]:
         if daemon.process is not None and daemon.process.returncode is None:
             await daemon.terminate()
     assert not alive(left), "the daemon left processes behind"
+    assert not await left_standing(Path(daemon.configuration["state_dir"])), "control groups were left behind"
 
 
 def stubbed(folder: Path, *flags: str, **settings: object) -> Json:

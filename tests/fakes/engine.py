@@ -10,8 +10,17 @@ from itertools import count
 
 from supervisord.core.errors import ProbeError, SpawnError
 from supervisord.core.footprint import ModelFacts
-from supervisord.core.memory import GIB, GpuProcess, GpuReading, GpuSample, HostSample, SensorState, TreeUsage
-from supervisord.ports import Clock, LogState, ProcessEvents, Processors, ProcessSpec
+from supervisord.core.memory import (
+    GIB,
+    GpuProcess,
+    GpuReading,
+    GpuSample,
+    GroupUsage,
+    HostSample,
+    SensorState,
+    TreeUsage,
+)
+from supervisord.ports import Clock, GroupsState, LogState, ProcessEvents, Processors, ProcessSpec
 from supervisord.runtimes.base import Address, BackendSpec, HttpAnswer
 
 HANGS = None  # in place of an answer
@@ -38,6 +47,9 @@ class Card:
     state: SensorState = SensorState.OK
     lists_processes: bool = True  # a driver in a container shows how much is used, and not by whom
     used: dict[int, int] = field(default_factory=dict)
+    load: float = 0.0  # 0..1
+    on_the_bus: bool = True  # the driver tells where it is
+    busy: dict[int, float] | None = None  # by pid; None: the driver does not tell
 
     @property
     def uuid(self) -> str:
@@ -46,9 +58,22 @@ class Card:
     def sample(self, at: float) -> GpuSample:
         used = sum(self.used.values())
         listed = self.used.items() if self.lists_processes else ()
-        processes = tuple(GpuProcess(pid, size, f"process {pid}") for pid, size in listed)
+        processes = tuple(
+            GpuProcess(pid, size, f"process {pid}", None if self.busy is None else self.busy.get(pid, 0.0))
+            for pid, size in listed
+        )
         return GpuSample(
-            self.index, self.uuid, "Card", self.state, at, self.total, used, self.total - used, processes=processes
+            self.index,
+            self.uuid,
+            "Card",
+            self.state,
+            at,
+            self.total,
+            used,
+            self.total - used,
+            utilization=self.load,
+            processes=processes,
+            address=f"0000:{self.index + 1:02x}:00" if self.on_the_bus else "",
         )
 
 
@@ -63,11 +88,16 @@ class Machine:
         self.cards = [Card(index) for index in range(cards)]
         self.ram = 64 * GIB
         self.rss: dict[int, int] = {}
+        self.cores = 0.0  # that every process tree uses
+        self.crowded = 0.0  # the share of the time in which their threads want a processor
         self.sites: dict[int, Site] = {}
         self.look_s = 0.0
         self.looks = 0
+        self.stall = 0.0  # percent of the time in which everything waits for memory, and the host swaps
         self.kills: int | None = 0
         self.killed: frozenset[int] | None = frozenset()  # pids that the kernel's log names; None: it cannot be read
+        self.victim_names: tuple[str, ...] = ()
+        self.gpu_lines: tuple[str, ...] = ()
         self.models: dict[str, ModelFacts] = {}
 
     def forget(self, pid: int) -> None:
@@ -87,7 +117,10 @@ class Machine:
 
     async def host(self) -> HostSample:
         """See `ports.MemoryProbe`."""
-        return HostSample(self.clock.monotonic(), self.ram, self.ram - sum(self.rss.values()), 0, 0)
+        available, swapping = self.ram - sum(self.rss.values()), 50e6 if self.stall else 0.0
+        return HostSample(
+            self.clock.monotonic(), self.ram, available, 0, 0, swap_in_rate=swapping, stall_full=self.stall
+        )
 
     def oom_kills(self) -> int | None:
         """See `ports.KernelLog`."""
@@ -96,6 +129,14 @@ class Machine:
     def named(self, pids: frozenset[int]) -> bool | None:
         """See `ports.KernelLog`."""
         return None if self.killed is None else bool(pids & self.killed)
+
+    def victims(self, since: float) -> tuple[str, ...] | None:
+        """See `ports.KernelLog`. `victim_names`: the same whenever it is asked."""
+        return None if self.killed is None else self.victim_names
+
+    def gpu_errors(self, since: float) -> tuple[str, ...] | None:
+        """See `ports.KernelLog`. `gpu_lines`: the same whenever it is asked."""
+        return None if self.killed is None else self.gpu_lines
 
     async def facts(self, spec: BackendSpec) -> ModelFacts | None:
         """See `ports.ModelFiles`."""
@@ -119,7 +160,10 @@ class Process:
         self.pid = pid
         self.obeys = True
         self.workers: tuple[int, ...] = ()
+        self.group: GroupUsage | None = None  # what its control group counts, to the end and after; None: it has none
         self.terms = self.kills = 0
+        self._used_s, self._used_at = 0.0, machine.clock.monotonic()
+        self._wanted_s, self._wanted_at = 0.0, machine.clock.monotonic()
         self.exited = self.gone = False
         self.site = Site(dict(_LLAMA_SERVER))
         self.port = _port_in(spec.argv)
@@ -180,7 +224,24 @@ class Process:
     async def usage(self) -> TreeUsage:
         """See `ports.ManagedProcess`."""
         pids = () if self.gone else (*(() if self.exited else (self.pid,)), *self.workers)
-        return TreeUsage(pids, sum(self._machine.rss.get(pid, 0) for pid in pids), 0, 0.0)
+        group = None if self.gone else self.group
+        return TreeUsage(pids, sum(self._machine.rss.get(pid, 0) for pid in pids), 0, self._cpu_s(), group=group)
+
+    def group_usage(self) -> GroupUsage | None:
+        """See `ports.ManagedProcess`."""
+        return self.group
+
+    def _cpu_s(self) -> float:
+        now = self._machine.clock.monotonic()
+        self._used_s += (now - self._used_at) * self._machine.cores
+        self._used_at = now
+        return self._used_s
+
+    async def demand(self) -> Mapping[int, float]:
+        """See `ports.ManagedProcess`. It has one thread."""
+        self._wanted_s += (self._machine.clock.monotonic() - self._wanted_at) * self._machine.crowded
+        self._wanted_at = self._machine.clock.monotonic()
+        return {self.pid: self._wanted_s}
 
     async def owns_port(self, port: int) -> bool:
         """See `ports.ManagedProcess`."""
@@ -219,6 +280,7 @@ class Processes:
         self.ran: list[tuple[tuple[str, ...], Mapping[str, str], float]] = []
         self.run_takes_s = 0.0
         self.run_problem = ""
+        self.groups_state = GroupsState("none", "no cgroup file system is mounted here")
         self.machine_processors = Processors(((0,), (1,)), {0: (0, 1)})
 
     def of(self, name: str) -> Process:
@@ -270,6 +332,10 @@ class Processes:
         """See `ports.ProcessHost`."""
         self.helped.append(tuple(program))
         return self.help
+
+    def groups(self) -> GroupsState:
+        """See `ports.ProcessHost`."""
+        return self.groups_state
 
     def port_problem(self, host: str, port: int) -> str | None:
         return f"port {port} is taken by somebody." if port in self.busy_ports else None

@@ -1,9 +1,11 @@
 """A process held to a crawl, so that what a test wants to see happens slowly enough to be seen on any machine."""
 
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import psutil
 
@@ -40,3 +42,31 @@ def slowed(process: psutil.Process) -> Iterator[None]:
         assert pacing.poll() is None or not process.is_running(), "it was slowed to the end"
         pacing.stdin.close()
         assert pacing.wait(10) == 0
+
+
+# Ends by itself with whoever started it.
+_SPIN = "import os; parent = os.getppid()\nwhile os.getppid() == parent: pass"
+
+
+@contextmanager
+def crowd(count: int, processors: Sequence[int] = ()) -> Iterator[None]:
+    """Programs that never rest, so many for each of these processors, or for all there are."""
+    command = [sys.executable, "-I", "-S", "-c", _SPIN]
+    where = list(processors) or list(os.sched_getaffinity(0))
+    # Each in a session of its own: the kernel shares processors out among sessions, not among processes (autogroup).
+    spinning = [subprocess.Popen(command, start_new_session=True) for _ in range(count * len(where))]
+    try:
+        for number, one in enumerate(spinning):
+            os.sched_setaffinity(one.pid, [where[number % len(where)]])
+        yield
+    finally:
+        for one in spinning:
+            one.kill()
+            one.wait()
+
+
+def give_way(pid: int, nice: int) -> None:
+    """The session of a process gets so much less beside others; where there are no such groups, its own `nice` does."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, pid, nice)
+        Path(f"/proc/{pid}/autogroup").write_text(str(nice))

@@ -1,5 +1,10 @@
 """Records as the engine makes them, with what a test does not care about filled in."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from supervisord.core.exits import Judgement
+from supervisord.core.incident import Cost, Incident, IncidentKind, Step
 from supervisord.core.job import FailureReason, JobStatus
 from supervisord.core.record import (
     AttemptRecord,
@@ -70,6 +75,8 @@ def an_attempt(
         reason=reason,
         detail=detail,
         bytes_out=789,
+        rung_name="context x 0.5",
+        rung_why="GPU out of memory",
     )
 
 
@@ -113,3 +120,42 @@ def an_event(
     message: str, *, at: float = 1000.0, backend: str | None = None, kind: EventKind = EventKind.PHASE, **data: object
 ) -> EventRecord:
     return EventRecord(at=at, kind=kind, message=message, backend=backend, generation=2, job_id=None, data=data)
+
+
+def incident_id(number: int) -> str:
+    """Ids whose order is that of their numbers."""
+    return f"inc-{number:08d}"
+
+
+def an_incident(
+    number: int | str,
+    *,
+    backend: str = "left",
+    kind: IncidentKind = IncidentKind.EXIT,
+    at: float = 1000.0,
+    in_flight: tuple[str, ...] = ("job-00000001", "job-00000002"),
+    ended_at: float | None = 1012.5,
+    log: tuple[str, ...] = ("loading", "CUDA error: out of memory"),
+    samples: tuple[Mapping[str, object], ...] = ({"at": 990.0, "host": {"available": 5}}, {"at": 1000.5}),
+    facts: Mapping[str, object] = MappingProxyType({"rung": 1, "argv": ["llama-server", "--port", "1"]}),
+) -> Incident:
+    return Incident(
+        id=number if isinstance(number, str) else incident_id(number),
+        at=at,
+        backend=backend,
+        kind=kind,
+        summary="GPU out of memory: CUDA error: out of memory",
+        generation=3,
+        cause="gpu_oom",
+        permanent=False,
+        status=-6,
+        verdict=(Judgement("kernel OOM", matched=False, because="no kill counted"), Judgement("log", True, "words")),
+        log=log,
+        in_flight=in_flight,
+        facts=facts,
+        samples=samples,
+        steps=(Step(1000.5, "killed what was left"), Step(1001.0, "started on rung 1")),
+        ended_at=ended_at,
+        outcome="ready again on rung 1 after 12 s",
+        cost=Cost(downtime_s=12.5, jobs_retried=1, jobs_failed=1),
+    )

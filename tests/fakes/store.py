@@ -1,7 +1,10 @@
 """`JobStore` in memory, for tests of what uses a store. The contract suite holds it to the same promises as SQLite."""
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
+from typing import TypeVar
 
 from supervisord.core.errors import (
     ConflictError,
@@ -10,9 +13,10 @@ from supervisord.core.errors import (
     StoreFullError,
     StoreUnavailableError,
 )
+from supervisord.core.incident import Incident
 from supervisord.core.job import TERMINAL, FailureReason, JobStatus
 from supervisord.core.record import AttemptRecord, EventRecord, FootprintRecord, JobRecord, JobResult
-from supervisord.ports import DayCounts, JobFilter, Recovery, StoredEvent, StoredJob, StoreState
+from supervisord.ports import DayCounts, IncidentFilter, JobFilter, Recovery, StoredEvent, StoredJob, StoreState
 
 
 @dataclass(slots=True)
@@ -40,6 +44,7 @@ class MemoryStore:
         self._entries: dict[str, _Entry] = {}
         self._events: list[StoredEvent] = []
         self._footprints: dict[str, FootprintRecord] = {}
+        self._incidents: dict[str, Incident] = {}
         self._is_open = False
         self._trouble: StoreUnavailableError | None = None
 
@@ -116,6 +121,22 @@ class MemoryStore:
         self._check_open()
         return [self._footprints[key] for key in sorted(self._footprints)]
 
+    def put_incident(self, incident: Incident) -> None:
+        self._check_open()
+        facts, samples = json.loads(json.dumps([dict(incident.facts), [dict(each) for each in incident.samples]]))
+        self._incidents[incident.id] = replace(incident, facts=facts, samples=tuple(samples))
+
+    async def incident(self, incident_id: str) -> Incident | None:
+        self._check_open()
+        return _beginning(self._incidents, incident_id, "incident")
+
+    async def incidents(self, wanted: IncidentFilter) -> Sequence[Incident]:
+        self._check_open()
+        _check_limit(wanted.limit)
+        newest_first = sorted(self._incidents.values(), key=lambda incident: incident.id, reverse=True)
+        found = [incident for incident in newest_first if _is_wanted(incident, wanted)]
+        return [replace(incident, log=(), samples=(), facts={}) for incident in found[: wanted.limit]]
+
     async def flush(self) -> None:
         self._check_open()
         if self._trouble is not None:
@@ -123,12 +144,8 @@ class MemoryStore:
 
     async def job(self, job_id: str) -> StoredJob | None:
         self._check_open()
-        if job_id in self._entries:
-            return _stored(self._entries[job_id])
-        found = [entry for known, entry in self._entries.items() if job_id and known.startswith(job_id)]
-        if len(found) > 1:
-            raise ConflictError(f"more than one job begins with {job_id!r}: give more of its id", param="id")
-        return _stored(found[0]) if found else None
+        found = _beginning(self._entries, job_id, "job")
+        return None if found is None else _stored(found)
 
     async def jobs(self, wanted: JobFilter) -> Sequence[StoredJob]:
         self._check_open()
@@ -137,10 +154,23 @@ class MemoryStore:
         found = [entry for entry in newest_first if _matches(entry, wanted)]
         return [_without_bodies(_stored(entry)) for entry in found[: wanted.limit]]
 
-    async def events(self, *, after: int | None, limit: int, backend: str | None = None) -> Sequence[StoredEvent]:
+    async def events(
+        self,
+        *,
+        after: int | None,
+        limit: int,
+        backend: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+    ) -> Sequence[StoredEvent]:
         self._check_open()
         _check_limit(limit)
-        found = [stored for stored in self._events if backend is None or stored.event.backend == backend]
+        first, end = -inf if since is None else since, inf if until is None else until
+        found = [
+            stored
+            for stored in self._events
+            if (backend is None or stored.event.backend == backend) and first <= stored.event.at < end
+        ]
         if after is None:
             return found[-limit:]
         return [stored for stored in found if stored.id > after][:limit]
@@ -171,6 +201,28 @@ class MemoryStore:
     def _check_open(self) -> None:
         if not self._is_open:
             raise StoreUnavailableError("the store is closed")
+
+
+_Known = TypeVar("_Known")
+
+
+def _beginning(known: Mapping[str, _Known], beginning: str, what: str) -> _Known | None:
+    if beginning in known:
+        return known[beginning]
+    found = [each for key, each in known.items() if beginning and key.startswith(beginning)]
+    if len(found) > 1:
+        raise ConflictError(f"more than one {what} begins with {beginning!r}: give more of its id", param="id")
+    return found[0] if found else None
+
+
+def _is_wanted(incident: Incident, wanted: IncidentFilter) -> bool:
+    return (
+        (wanted.backend is None or incident.backend == wanted.backend)
+        and (wanted.job is None or wanted.job in incident.in_flight)
+        and (wanted.kind is None or incident.kind == wanted.kind)
+        and (wanted.since is None or incident.at >= wanted.since)
+        and (wanted.after is None or incident.id < wanted.after)
+    )
 
 
 def _check_limit(limit: int) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import subprocess
 from time import monotonic, monotonic_ns
 from typing import Protocol
 
@@ -11,8 +12,14 @@ from tests.fakes.stub_llama import LlamaDialect
 from tests.fakes.stub_options import Faults, Serving
 from tests.fakes.stub_vllm import VllmDialect
 
+SPIN = ("/bin/sh", "-c", "while :; do :; done")
 ODD_TOKEN = "é€😀 ".encode()  # 2, 3 and 4 bytes
 NOT_UTF8 = b'"\xff\xc3\x28 "'
+
+
+def spinner() -> "subprocess.Popen[bytes]":
+    """A child that uses a whole processor, where there is one."""
+    return subprocess.Popen(SPIN, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 class Owner(Protocol):
@@ -29,6 +36,8 @@ class Owner(Protocol):
     def join_ticks(self) -> None: ...
 
     def strike(self) -> None: ...
+
+    def hang(self) -> None: ...
 
     def die(self) -> None: ...
 
@@ -58,6 +67,7 @@ class Generation:
         self._timer: asyncio.TimerHandle | None = None
         self._pings: asyncio.TimerHandle | None = None
         self._over = False
+        self._spinner: subprocess.Popen[bytes] | None = None
         self._carry = b""  # the second half of a code point, until the next write
         door.work = self
 
@@ -69,6 +79,8 @@ class Generation:
             self._ping()
         prefill = self.owner.serving.prefill_seconds
         if prefill:
+            if self.owner.serving.prefill_spins:
+                self._spinner = spinner()
             self._timer = self.owner.loop.call_later(prefill, self._prefilled)
         else:
             self._prefilled()
@@ -81,6 +93,7 @@ class Generation:
         for timer in (self._timer, self._pings):
             if timer is not None:
                 timer.cancel()
+        self._rest()
         if self.door.work is self:
             self.door.work = None
         self.owner.ended(self)
@@ -120,7 +133,14 @@ class Generation:
 
     # --- pace ---------------------------------------------------------------------------------------------------------
 
+    def _rest(self) -> None:
+        if self._spinner is not None:
+            self._spinner.kill()
+            self._spinner.wait()
+            self._spinner = None
+
     def _prefilled(self) -> None:
+        self._rest()
         self._counts.prompt_s = monotonic() - (self._started_at or 0.0)
         self.owner.prompt_total += self._counts.prompt
         self._first_due = self.owner.loop.time()
@@ -184,6 +204,7 @@ class Generation:
             return True
         if self.number == faults.hang_mid_stream:
             self.owner.strike()
+            self.owner.hang()
             return True
         return False
 

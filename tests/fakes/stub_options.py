@@ -22,6 +22,7 @@ class Serving:
     tokens: int = 8  # of an answer, unless the request's max_tokens is less
     token_rate: float = 0.0  # tokens per second of each request
     prefill_seconds: float = 0.0
+    prefill_spins: bool = False  # it uses a processor meanwhile; its counters stand still in any case
     aligned: bool = False  # all streams get their token at the same moment, as a vLLM step gives it
     chunk_bytes: int = 0  # at least so many bytes of content in each token
     stamp: bool = False  # each token's content is "@<monotonic nanoseconds>", for delay measurements
@@ -54,6 +55,7 @@ class Faults:
     die_before_first_byte: int = 0  # SIGKILL itself
     die_mid_stream: int = 0  # SIGKILL itself after half of the tokens
     hang_on_request: int = 0  # this, all later ones, /slots and /metrics; /health stays 200, as seen in the field
+    spins: bool = False  # from where it hangs on it uses a processor
     hang_mid_stream: int = 0  # half of the tokens, then nothing but pings
     half_open: bool = False  # reads every inference request, answers none
     hang_health: bool = False  # once it is ready

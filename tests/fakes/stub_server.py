@@ -17,7 +17,7 @@ import msgspec
 from tests.fakes import stub_answers as answers
 from tests.fakes.stub_door import Door
 from tests.fakes.stub_engine import Engine
-from tests.fakes.stub_generation import Generation
+from tests.fakes.stub_generation import Generation, spinner
 from tests.fakes.stub_llama import LlamaDialect
 from tests.fakes.stub_loading import Loading, say
 from tests.fakes.stub_options import Faults, Serving
@@ -46,6 +46,7 @@ class Stub:
         self._requests = 0
         self._struck = 0
         self._hung = False
+        self._spinner: subprocess.Popen[bytes] | None = None
         self._open: set[Generation] = set()
         self._running: set[Generation] = set()
         still = replace(serving, host="", port=0, model="", alias="", ctx=0, slots=1, tokens=0, load_seconds=0.0)
@@ -110,7 +111,8 @@ class Stub:
             return
         generation = Generation(self, door, path, ask, self._requests)
         self._open.add(generation)
-        self._report_peaks()
+        # Whoever left before this one came is told of in the same turn of the loop, but only after it.
+        self.loop.call_soon(self._report_peaks)
         if self._goes_wrong(generation):
             return
         if len(self._running) < self.serving.slots:
@@ -139,6 +141,8 @@ class Stub:
 
     def ended(self, generation: Generation) -> None:
         """Its answer is out, or its client left."""
+        self._report_peak(self.serving.max_concurrent_report, 1)  # a short one may end before its turn to be counted
+        self._report_peak(self.serving.max_tokens_report, generation.longest)
         self._open.discard(generation)
         if generation in self._running:
             self._running.discard(generation)
@@ -168,6 +172,11 @@ class Stub:
         if self._once:
             Path(self._once).touch()
 
+    def hang(self) -> None:
+        """It does nothing more for whoever asked; asked for that, it looks busy."""
+        if self.faults.spins and self._spinner is None:
+            self._spinner = spinner()
+
     def _goes_wrong(self, generation: Generation) -> bool:
         faults, number = self.faults, generation.number
         if number == faults.die_before_first_byte:
@@ -187,6 +196,7 @@ class Stub:
             self._hung = True
         if self._hung or faults.half_open:
             self.strike()
+            self.hang()
             return True
         return self._answers_wrong(generation)
 

@@ -43,7 +43,7 @@ class LocalModelFiles:
         loop = asyncio.get_running_loop()
         answer.add_done_callback(lambda _: _tell(loop, self._on_answered))
         await asyncio.wait((asyncio.wrap_future(answer),), timeout=self._deadline_s)
-        return answer.result() if answer.done() else None
+        return answer.result() if answer.done() and answer.exception() is None else None  # or no thread was to be had
 
     def _on_answered(self) -> None:
         self._reading -= 1

@@ -6,15 +6,17 @@ import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
-from supervisord.adapters.process import tree
+from supervisord.adapters.process import oomd, tree
+from supervisord.adapters.process.cgroups import NO_LEAF, Leaf
 from supervisord.adapters.process.guardian import Process, process
 from supervisord.adapters.process.launch import Launched, failure
 from supervisord.adapters.process.log_drain import LogDrain
 from supervisord.adapters.process.log_writer import LogFile
 from supervisord.adapters.process.orphans import OrphanHunt, Quarry
 from supervisord.core.errors import SpawnError
-from supervisord.core.memory import TreeUsage
+from supervisord.core.memory import GroupUsage, TreeUsage
 from supervisord.ports import LogState, ProcessEvents, ProcessSpec
 
 _NOTHING = TreeUsage((), 0, 0, 0.0)
@@ -42,13 +44,16 @@ class GuardedProcess:
         file: LogFile,
         events: ProcessEvents,
         changed: Callable[["GuardedProcess"], None],
+        leaf: Leaf = NO_LEAF,
     ) -> None:
         self.spec = spec
+        self.leaf = leaf
         self.pid = 0
         self.leader: Process | None = None
         self.known: frozenset[tuple[int, int]] = frozenset()  # pid and start of the tree when last looked at
         self.stuck: tuple[int, ...] = ()  # pids that SIGKILL did not end within 5 s: they hang in the kernel
         self.ended = False
+        self.gone = False  # nothing of the tree is left; it may end without, when the daemon does
         self._launched = launched
         self._marks = marks
         self.guardian = launched.guardian
@@ -58,7 +63,9 @@ class GuardedProcess:
         self._started: asyncio.Future[None] = self._loop.create_future()
         self._drain = LogDrain((launched.stdout, launched.stderr), file, spec.generation, self._on_line)
         self._usage = _NOTHING
-        self._exited = self._gone = False
+        self._group: GroupUsage | None = None
+        self._outside = False  # it could not join its control group, whose counters say nothing of it then
+        self._exited = self._told_gone = False
         self._hunt: OrphanHunt | None = None
         self._watch()
 
@@ -88,11 +95,24 @@ class GuardedProcess:
                 self._changed(self)
         return self._usage
 
+    def group_usage(self) -> GroupUsage | None:
+        """As it is now; of an ended tree as it was at the end."""
+        if not self.ended:
+            self._group = self._read_group() or self._group
+        return self._group
+
+    async def demand(self) -> Mapping[int, float]:
+        if self.ended:
+            return {}
+        with suppress(OSError):
+            return await asyncio.to_thread(tree.demand, self._usage.pids)
+        return {}
+
     async def owns_port(self, port: int) -> bool:
         if self.ended:
             return False
         with suppress(OSError):  # unknown is not owned
-            return await asyncio.to_thread(lambda: tree.listens(tree.members(self.guardian), port))
+            return await asyncio.to_thread(lambda: tree.listens(tree.members(self.guardian, self.leaf.folders), port))
         return False
 
     # --- what the host calls ---
@@ -158,7 +178,7 @@ class GuardedProcess:
         told = json.loads(message)
         match told["event"]:
             case "spawned":
-                self.pid = told["pid"]
+                self.pid, self._outside = told["pid"], told["outside"]
                 self.leader = process(self.pid)
                 self._answer_start(None)
             case "failed":
@@ -168,7 +188,7 @@ class GuardedProcess:
             case "stuck":
                 self.stuck = tuple(told["pids"])
             case _:
-                self._gone = True
+                self._told_gone = True
 
     def _answer_start(self, error: SpawnError | None) -> None:
         if self._started.done():
@@ -178,7 +198,7 @@ class GuardedProcess:
             self._started.set_result(None)
         else:
             self._events = _Nobody()  # it never was a process
-            self._gone = True
+            self._told_gone = True
             self._started.set_exception(error)
 
     def _on_exited(self, status: int) -> None:
@@ -201,7 +221,7 @@ class GuardedProcess:
         if not self._started.done():
             self._drain.catch_up()
             self._answer_start(self._silent_end())
-        if self._gone or not self.pid:
+        if self._told_gone or not self.pid:
             self._finish()
         else:
             self._hunt_orphans()
@@ -212,14 +232,17 @@ class GuardedProcess:
 
     def _hunt_orphans(self) -> None:
         """Somebody killed the guardian: its children are ours now."""
-        quarry = Quarry(self._marks, self.guardian, self.leader, self.known)
+        quarry = Quarry(self._marks, self.guardian, self.leader, self.known, self.leaf.folders)
         leader = 0 if self._exited else self.pid
         self._hunt = OrphanHunt(quarry, leader, exited=self._on_exited, gone=self._finish)
         self._hunt.start()
 
     def _finish(self) -> None:
+        self.group_usage()  # the last look: the host removes the group
+        self.gone = True
         self._end()
-        self._events.tree_gone()
+        events, self._events = self._events, _Nobody()
+        events.tree_gone()
 
     def _end(self) -> None:
         if self.ended:
@@ -228,10 +251,17 @@ class GuardedProcess:
         self._unwatch()
         if self._hunt is not None:
             self._hunt.stop()
+            self._hunt = None
         self._drain.close()
         self._launched.close()
         self._changed(self)
 
     def _look(self) -> tuple[list[Process], TreeUsage]:
-        members = tree.members(self.guardian)
-        return members, tree.measure(self.guardian, members)
+        members = tree.members(self.guardian, self.leaf.folders)
+        return members, replace(tree.measure(self.guardian, members), group=self._read_group())
+
+    def _read_group(self) -> GroupUsage | None:
+        if self._outside:
+            return None
+        usage, kills = self.leaf.usage(), oomd.kills(self.leaf.folders)
+        return usage if usage is None or kills is None else replace(usage, oomd_kills=kills)

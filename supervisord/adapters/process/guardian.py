@@ -25,7 +25,10 @@ PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36  # <linux/prct
 STUCK_AFTER_S = 5.0  # a process that is still there so long after SIGKILL hangs in the kernel (state D)
 STUCK_TOLD = 100  # of them at most are named: a message has to fit its reader
 PAUSE_S, PAUSE_MAX_S, PAUSE_STUCK_S = 0.01, 0.1, 1.0  # between two rounds of killing
+REMOVE_TRIES = 10  # a control group is busy until the kernel has let go of its last process
+PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # the whole system is short: asked again, it may know
 CANNOT_START = 127
+OUTSIDE = "outside "  # a report begins with it where the backend could not join its control group
 MPOL_PREFERRED = 1  # <linux/mempolicy.h>
 MOST_NODES = 1024  # of the mask; a power of two no kernel exceeds (CONFIG_NODES_SHIFT is at most 10)
 SET_MEMPOLICY = {"x86_64": 238, "aarch64": 237, "riscv64": 237, "ppc64le": 261, "s390x": 270}  # <asm/unistd.h>
@@ -96,6 +99,53 @@ def signal_exactly(target: Process, number: int) -> bool:
     return True
 
 
+def group_members(folders: "tuple[str, ...]") -> "list[Process]":
+    """The processes of these control groups, zombies left out.
+
+    Read twice: a pid that was given anew in between belongs to somebody else.
+    """
+    before = group_pids(folders)
+    found = [one for pid in before if (one := process(pid)) is not None and one.state not in "ZX"]
+    still = group_pids(folders) if found else before
+    return [one for one in found if one.pid in still]
+
+
+def group_pids(folders: "tuple[str, ...]") -> "set[int]":
+    """What control groups list, without those of another PID namespace (shown as 0).
+
+    Raises OSError when the system cannot say, for want of descriptors or memory.
+    """
+    pids: set[int] = set()
+    for folder in folders:
+        try:
+            with open(f"{folder}/cgroup.procs", "rb") as file:  # noqa: PTH123 - as above
+                pids.update(map(int, file.read().split()))
+        except OSError as error:  # removed, or made `threaded` by the backend
+            if error.errno in PASSING:
+                raise
+    return pids - {0}
+
+
+def kill_group(folder: str) -> None:
+    """SIGKILL to all of a control group at once: version 2, Linux 5.14 and later. Elsewhere nothing happens."""
+    write_file(f"{folder}/cgroup.kill", b"1")
+
+
+def write_file(path: str, value: bytes) -> int:
+    """Write to a file that exists; 0, or the errno."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY)
+    except OSError as error:
+        return error.errno or errno.EIO
+    try:
+        os.write(descriptor, value)
+    except OSError as error:
+        return error.errno or errno.EIO
+    finally:
+        os.close(descriptor)
+    return 0
+
+
 def signal_group(group: int, number: int) -> None:
     """Signal a process group if it still exists and may be signalled."""
     try:
@@ -116,17 +166,23 @@ def prctl(option: int, value: "int | bytes") -> None:
 class Description:
     """What to start, as the daemon packed it: NUL-terminated strings, since none of them can hold a NUL."""
 
-    __slots__ = ("argv", "cpus", "cwd", "env", "memory_node", "nice", "oom_score_adj")
+    __slots__ = ("argv", "cpus", "cwd", "env", "groups", "memory_node", "nice", "notes", "oom_score_adj")
 
     def __init__(self, packed: bytes) -> None:
-        cwd, nice, oom_score_adj, cpus, memory_node, count, *rest = packed.split(b"\0")[:-1]
+        cwd, nice, oom_score_adj, cpus, memory_node, groups, notes, count, *rest = packed.split(b"\0")[:-1]
         self.cwd = cwd
         self.nice = int(nice)
         self.oom_score_adj = oom_score_adj  # empty: as it is
         self.cpus = {int(number) for number in cpus.split()}  # empty: as they are
         self.memory_node = int(memory_node)  # below 0: the system's choice
+        self.groups = lines(groups)  # folders of its control group, one in each hierarchy
+        self.notes = lines(notes)  # what the log of the backend is to say first
         self.argv = rest[: int(count)]
         self.env = dict(item.split(b"=", 1) for item in rest[int(count) :])
+
+
+def lines(packed: bytes) -> "tuple[str, ...]":
+    return tuple(line for line in os.fsdecode(packed).split("\n") if line)
 
 
 def pack(
@@ -138,11 +194,14 @@ def pack(
     oom_score_adj: "int | None" = None,
     cpus: "tuple[int, ...]" = (),
     memory_node: "int | None" = None,
+    groups: "tuple[str, ...]" = (),
+    notes: "tuple[str, ...]" = (),
 ) -> bytes:
     """The counterpart of `Description`, used by the daemon."""
     adjust = "" if oom_score_adj is None else str(oom_score_adj)
     node = "-1" if memory_node is None else str(memory_node)
-    parts = [cwd, str(nice), adjust, " ".join(map(str, cpus)), node, str(len(argv)), *argv]
+    joined = ("\n".join(groups), "\n".join(notes))  # the kernel allows no newline in the name of a control group
+    parts = [cwd, str(nice), adjust, " ".join(map(str, cpus)), node, *joined, str(len(argv)), *argv]
     parts += [f"{name}={value}" for name, value in env.items()]
     return b"".join(os.fsencode(part) + b"\0" for part in parts)
 
@@ -152,6 +211,9 @@ class Guardian:
 
     def __init__(self, daemon: int) -> None:
         self.leader = 0  # 0 once it has been reaped
+        self.groups: tuple[str, ...] = ()
+        self.strayed = False  # processes of its control group are left, and none of them is a child
+        self.bereaved = False  # the daemon is gone, or listens no more
         self.killing_since: float | None = None
         self.stuck_told = False
         self.pause = PAUSE_S
@@ -166,12 +228,15 @@ class Guardian:
 
     def run(self, description: Description) -> None:
         """Returns when no process of the tree is left."""
+        self.groups = description.groups
         self.start(description)
-        while not self.reap():
+        while not self.reap() or self.has_strays():
             if self.killing_since is not None:
                 self.sweep(self.killing_since)
             self.wait()
         self.tell('{"event":"gone"}')
+        if self.bereaved:  # else the daemon reads the counters once more, and removes the group itself
+            remove_groups(self.groups)
 
     def start(self, description: Description) -> None:
         reader, writer = os.pipe2(os.O_CLOEXEC)
@@ -184,24 +249,28 @@ class Guardian:
         if pid == 0:
             become(description, me, writer)
         os.close(writer)
-        failure = os.read(reader, 100).decode()  # ends empty when exec closes the pipe
-        os.close(reader)
+        with os.fdopen(reader, "rb") as file:
+            report = file.read().decode()  # ends when exec closes the pipe
+        failure = report.removeprefix(OUTSIDE)
         if failure:
             os.waitpid(pid, 0)
             stage, number = failure.split()
             self.fail(stage, int(number))
             raise SystemExit(CANNOT_START)
         self.leader = pid
-        self.tell(f'{{"event":"spawned","pid":{pid}}}')
+        outside = "true" if report.startswith(OUTSIDE) else "false"
+        self.tell(f'{{"event":"spawned","pid":{pid},"outside":{outside}}}')
 
     def fail(self, stage: str, number: int) -> None:
         self.tell(f'{{"event":"failed","stage":"{stage}","errno":{number}}}')
+        if self.bereaved:
+            remove_groups(self.groups)
 
     def tell(self, line: str) -> None:
         try:
             os.write(CONTROL, line.encode())
         except OSError:
-            self.kill()  # nobody listens any more
+            self.lose_daemon()
 
     def reap(self) -> bool:
         """Take every ended child. True when there is no child left: as subreaper, then there is no descendant left."""
@@ -216,14 +285,24 @@ class Guardian:
                 self.leader = 0
                 self.tell(f'{{"event":"exited","status":{os.waitstatus_to_exitcode(status)}}}')
 
+    def has_strays(self) -> bool:
+        """Whether the control group holds processes that somebody has moved there, or taken from this tree."""
+        try:
+            self.strayed = bool(group_members(self.groups))
+        except OSError:  # unknown is not none
+            self.strayed = True
+        return self.strayed
+
     def wait(self) -> None:
         timeout = None if self.killing_since is None else self.pause * 1000
+        if timeout is None and self.strayed:  # their end is told to somebody else
+            timeout = PAUSE_STUCK_S * 1000
         for descriptor, _ in self.poll.poll(timeout):
             if descriptor == self.wakeup:
                 os.read(self.wakeup, 512)
             elif descriptor == self.daemon:
                 self.poll.unregister(self.daemon)  # readable from now on
-                self.kill()
+                self.lose_daemon()
             else:
                 self.obey()
 
@@ -234,11 +313,16 @@ class Guardian:
             command = b""
         if not command:
             self.poll.unregister(CONTROL)  # readable from now on
-        if command != b"term":
+            self.lose_daemon()
+        elif command != b"term":
             self.kill()
         elif self.leader:  # not reaped yet, so the number cannot belong to another group
             signal_group(self.leader, signal.SIGTERM)
             signal_group(self.leader, signal.SIGCONT)
+
+    def lose_daemon(self) -> None:
+        self.bereaved = True
+        self.kill()
 
     def kill(self) -> None:
         if self.killing_since is None:
@@ -246,20 +330,45 @@ class Guardian:
 
     def sweep(self, since: float) -> None:
         """One round of killing. Whole groups first: that is atomic, so a chain of forks within one cannot run away."""
+        for folder in self.groups:
+            kill_group(folder)
+        tree: list[Process] = []
         try:
-            tree = [one for one in descendants({os.getpid()}, processes()) if one.state not in "ZX"]
-        except OSError:  # the whole system is out of descriptors: the next round sees more
-            tree = []
-        mine = os.getsid(0)
-        for group in {one.group for one in tree if one.session != mine}:
-            signal_group(group, signal.SIGKILL)
+            tree += [one for one in descendants({os.getpid()}, processes()) if one.state not in "ZX"]
+            mine = os.getsid(0)
+            for group in {one.group for one in tree if one.session != mine}:
+                signal_group(group, signal.SIGKILL)
+            # Not the groups of these: they may be those of whoever moved them here.
+            tree += group_members(self.groups)
+        except OSError:
+            pass  # the whole system is out of descriptors: the next round sees more
         for one in tree:
             signal_exactly(one, signal.SIGKILL)
         late = time.monotonic() - since > STUCK_AFTER_S
         if late and tree and not self.stuck_told:
             self.stuck_told = True
-            self.tell(f'{{"event":"stuck","pids":{[one.pid for one in tree[:STUCK_TOLD]]}}}')
+            self.tell(f'{{"event":"stuck","pids":{sorted({one.pid for one in tree})[:STUCK_TOLD]}}}')
         self.pause = PAUSE_STUCK_S if late else min(self.pause * 1.5, PAUSE_MAX_S)
+
+
+def remove_groups(folders: "tuple[str, ...]") -> None:
+    """Nobody else will. What still holds one after that is the matter of the daemon's next life."""
+    for _ in range(REMOVE_TRIES):
+        left = [folder for folder in folders if not removed(folder)]
+        if not left:
+            return
+        time.sleep(PAUSE_MAX_S)
+
+
+def removed(folder: str) -> bool:
+    """Remove a control group; False while it is busy."""
+    try:
+        os.rmdir(folder)  # noqa: PTH106 - as above
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def become(description: Description, guardian: int, report: int) -> None:
@@ -273,6 +382,8 @@ def become(description: Description, guardian: int, report: int) -> None:
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        if not join(description):
+            os.write(report, OUTSIDE.encode())
         adjust(description)
         stage = "cpus"
         place(description)
@@ -284,6 +395,19 @@ def become(description: Description, guardian: int, report: int) -> None:
     except OSError as error:
         os.write(report, f"{stage} {error.errno}".encode())
     os._exit(CANNOT_START)
+
+
+def join(description: Description) -> bool:
+    """Move to the control group. False where that failed: it is said in the log, and the start goes on."""
+    joined = True
+    for words in description.notes:
+        say(words)
+    for folder in description.groups:
+        failed = write_file(f"{folder}/cgroup.procs", b"0")  # the process that writes
+        if failed:
+            joined = False
+            say(f"not in its control group {folder}, whose limits do not hold then: {os.strerror(failed)}")
+    return joined
 
 
 def adjust(description: Description) -> None:
@@ -354,13 +478,20 @@ def main(name: str, daemon: int) -> None:
     prctl(PR_SET_NAME, f"guard:{name}".encode()[:15])
     close_strays()
     description = read_description()
+    guardian = guardian_below(daemon)
+    if guardian is None:
+        remove_groups(description.groups)
+    else:
+        guardian.run(description)
+
+
+def guardian_below(daemon: int) -> "Guardian | None":
+    """None where the daemon was killed between fork and exec of this program."""
     try:
         guardian = Guardian(daemon)
     except ProcessLookupError:
-        return
-    if os.getppid() != daemon:  # it was killed between fork and exec of this program
-        return
-    guardian.run(description)
+        return None
+    return guardian if os.getppid() == daemon else None  # its number may be somebody else's by now
 
 
 if __name__ == "__main__":

@@ -8,14 +8,19 @@ from pathlib import Path
 import psutil
 
 from supervisord.adapters.detached import within
+from supervisord.adapters.process.shortage import is_shortage, told
 
 FILE_S = 10.0  # a disk or a network folder that takes longer for one byte does not answer
 
 
 async def file_problem(path: str) -> str | None:
-    """Why a file or folder cannot be read, in words; None if it can. Takes FILE_S at most."""
+    """Why a file or folder cannot be read, in words; None if it can. Takes FILE_S at most.
+
+    Raises SpawnError where the daemon has nothing left to look at it with: nothing is wrong with the file then.
+    """
     try:
-        return await within(FILE_S, lambda: _file_problem(path), "file")
+        with told(f"{path} cannot be looked at"):
+            return await within(FILE_S, lambda: _file_problem(path), "file")
     except TimeoutError:
         return f"{path}: its disk has not answered for {FILE_S:g} s"
 
@@ -32,6 +37,8 @@ def _file_problem(path: str) -> str | None:
         with Path(path).open("rb") as file:
             file.read(1)
     except OSError as error:
+        if is_shortage(error.errno):
+            raise
         return f"{path}: {error.strerror}"
     except ValueError as error:  # a NUL byte in it
         return f"{path!r}: {error}"
@@ -39,10 +46,13 @@ def _file_problem(path: str) -> str | None:
 
 
 def port_problem(host: str, port: int) -> str | None:
-    """Why nobody could listen on `port`, naming the holder where it can be seen; None if one could."""
+    """Why nobody could listen on `port`, naming the holder where it can be seen; None if one could.
+
+    Raises SpawnError where the daemon has no socket left to try it with.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
+        with told(f"port {port} cannot be tried"), socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
             probe.listen(1)  # SO_REUSEADDR lets bind pass where somebody listens already

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from supervisord.adapters.process import guardian
+from supervisord.adapters.process.cgroups import NO_LEAF, Leaf
 from supervisord.adapters.process.guardian import Process
 from supervisord.adapters.process.log_drain import READ_SIZE
+from supervisord.adapters.process.shortage import is_shortage, remedy
 from supervisord.core.errors import SpawnError
 from supervisord.ports import ProcessSpec
 
@@ -68,11 +70,11 @@ def inherited(base: Mapping[str, str], secrets: Collection[str] = ()) -> dict[st
     return {name: value for name, value in base.items() if name not in _DAEMON_ONLY and value not in secrets}
 
 
-def launch(spec: ProcessSpec, env: Mapping[str, str], marked: Mapping[str, str]) -> Launched:
-    """Start the guardian that starts `spec`. Raises SpawnError; leaves no descriptor open then."""
+def launch(spec: ProcessSpec, env: Mapping[str, str], marked: Mapping[str, str], leaf: Leaf = NO_LEAF) -> Launched:
+    """Start the guardian that starts `spec` in `leaf`. Raises SpawnError; leaves no descriptor open then."""
     _check(spec, env)
     try:
-        return _launch(spec, env, marked)
+        return _launch(spec, env, marked, leaf)
     except OSError as error:
         raise failure(spec, "guardian", error.errno or 0) from error
 
@@ -92,8 +94,8 @@ def failure(spec: ProcessSpec, stage: str, number: int) -> SpawnError:
             )
         case _:
             passing = True  # nothing about the backend was tried yet
-            message = f"cannot start {spec.name}: the system refuses a new process: {text}{_remedy(number)}"
-    return SpawnError(message, permanent=not passing)
+            message = f"cannot start {spec.name}: the system refuses a new process: {text}{remedy(number)}"
+    return SpawnError(message, permanent=not passing, shortage=is_shortage(number))
 
 
 def _no_processors(cpus: Sequence[int]) -> str:
@@ -120,19 +122,7 @@ def _exec_problem(spec: ProcessSpec, number: int) -> str:
         case errno.E2BIG:
             return "its arguments and environment together are too long; shorten `args` or `env`"
         case _:
-            return f"{program}: {os.strerror(number)}{_remedy(number)}"
-
-
-def _remedy(number: int) -> str:
-    match number:
-        case errno.EMFILE | errno.ENFILE:
-            return "; raise the limit of open files (LimitNOFILE= in the unit)"
-        case errno.EAGAIN:
-            return "; raise the limit of processes (TasksMax= in the unit, or ulimit -u)"
-        case errno.ENOMEM:
-            return "; free memory, or allow overcommit"
-        case _:
-            return ""
+            return f"{program}: {os.strerror(number)}{remedy(number)}"
 
 
 def _check(spec: ProcessSpec, env: Mapping[str, str]) -> None:
@@ -144,7 +134,7 @@ def _check(spec: ProcessSpec, env: Mapping[str, str]) -> None:
         raise SpawnError(f"cannot start {spec.name}: {_no_processors(spec.cpus)}", permanent=True)
 
 
-def _launch(spec: ProcessSpec, env: Mapping[str, str], marked: Mapping[str, str]) -> Launched:
+def _launch(spec: ProcessSpec, env: Mapping[str, str], marked: Mapping[str, str], leaf: Leaf) -> Launched:
     with ExitStack() as ours:
         with ExitStack() as theirs:
             stdout, stdout_writer = _pipe(ours, theirs)
@@ -155,7 +145,7 @@ def _launch(spec: ProcessSpec, env: Mapping[str, str], marked: Mapping[str, str]
             control.setblocking(False)  # noqa: FBT003 - the signature of the standard library
             description = os.memfd_create("description", os.MFD_CLOEXEC)
             theirs.callback(os.close, description)
-            os.write(description, _packed(spec, env))
+            os.write(description, _packed(spec, env, leaf))
             os.lseek(description, 0, os.SEEK_SET)
             sources = (stdout_writer, stderr_writer, control_theirs.fileno(), description)
             pid = _spawn(spec.name, sources, marked)
@@ -170,7 +160,7 @@ def _launch(spec: ProcessSpec, env: Mapping[str, str], marked: Mapping[str, str]
     return Launched(process, pidfd, control, stdout, stderr)
 
 
-def _packed(spec: ProcessSpec, env: Mapping[str, str]) -> bytes:
+def _packed(spec: ProcessSpec, env: Mapping[str, str], leaf: Leaf) -> bytes:
     return guardian.pack(
         list(spec.argv),
         dict(env),
@@ -179,6 +169,8 @@ def _packed(spec: ProcessSpec, env: Mapping[str, str]) -> bytes:
         oom_score_adj=spec.oom_score_adj,
         cpus=spec.cpus,
         memory_node=spec.memory_node,
+        groups=leaf.folders,
+        notes=leaf.notes,
     )
 
 

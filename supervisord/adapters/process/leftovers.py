@@ -1,7 +1,8 @@
 """What an earlier life of the daemon left running: remembered in the state folder, found again, killed.
 
 Needed only when daemon and guardian were both killed. A process is killed when the record names it by pid *and* start
-time of this very boot, when its environment carries this installation's mark, or when it descends from such a one.
+time of this very boot, when it is in the control group of a backend of this installation, when its environment carries
+this installation's mark, or when it descends from such a one. The control groups are removed after that.
 """
 
 import json
@@ -14,7 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from supervisord.adapters.process import tree
-from supervisord.adapters.process.guardian import Process, descendants, processes, signal_exactly
+from supervisord.adapters.process.cgroup_files import remove_in_time
+from supervisord.adapters.process.cgroups import NO_GROUPS, Groups, backend_of
+from supervisord.adapters.process.guardian import (
+    Process,
+    descendants,
+    group_members,
+    kill_group,
+    processes,
+    signal_exactly,
+)
 from supervisord.adapters.process.launch import BACKEND, INSTANCE
 
 WAIT_S = 5.0
@@ -27,6 +37,7 @@ class Remembered:
 
     backend: str
     processes: tuple[tuple[int, int], ...]
+    groups: tuple[str, ...] = ()  # folders of its control group
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +70,7 @@ class Memory:
         """Raises OSError."""
         content = {
             "boot": self._boot,
-            "backends": [{"name": one.backend, "processes": one.processes} for one in backends],
+            "backends": [{"name": one.backend, "processes": one.processes, "groups": one.groups} for one in backends],
         }
         self._write(self._folder / "children.json", json.dumps(content) + "\n")
 
@@ -73,7 +84,11 @@ class Memory:
             if content["boot"] != self._boot:
                 return []
             return [
-                Remembered(str(one["name"]), tuple((int(pid), int(start)) for pid, start in one["processes"]))
+                Remembered(
+                    str(one["name"]),
+                    tuple((int(pid), int(start)) for pid, start in one["processes"]),
+                    tuple(map(str, one.get("groups", ()))),  # not written by the first versions
+                )
                 for one in content["backends"]
             ]
         except (KeyError, TypeError) as error:
@@ -86,24 +101,36 @@ class Memory:
         temporary.replace(file)
 
 
-def kill_leftovers(memory: Memory, instance: str, spare: Collection[int]) -> list[str]:
-    """Kill them, wait until they are gone (5 s at most), and tell. `spare`: pids of this life's own guardians."""
+def kill_leftovers(memory: Memory, instance: str, spare: Collection[int], groups: Groups = NO_GROUPS) -> list[str]:
+    """Kill them, wait until they are gone (5 s at most), and tell.
+
+    `spare`: pids of this life's own guardians. `groups`: know the leaves of this life, which stay.
+    """
     told: list[str] = []
     remembered: list[Remembered] = []
     try:
         remembered = memory.load()
     except (OSError, ValueError) as error:
         told.append(f"the record of running processes is unreadable ({error}); only marked processes can be found")
+    leaves = groups.earlier(Path(folder) for backend in remembered for folder in backend.groups)
     seen: dict[int, Leftover] = {}
     deadline = time.monotonic() + WAIT_S
-    while (left := _find(remembered, instance, spare)) and time.monotonic() < deadline:
+    while (left := _find(remembered, instance, spare, leaves)) and time.monotonic() < deadline:
         for one in left:
             signal_exactly(one.process, signal.SIGKILL)
             seen.setdefault(one.process.pid, one)
+        _kill_whole(leaves, {one.process.pid for one in left})
         time.sleep(PAUSE_S)
     surviving = {one.process.pid for one in left}
     told += [_sentence(one, survives=pid in surviving) for pid, one in seen.items()]
-    return told
+    return told + [problem for leaf in leaves if (problem := remove_in_time(leaf))]
+
+
+def _kill_whole(leaves: Iterable[Path], guilty: Collection[int]) -> None:
+    """At once, so that nothing forks away; never a group that somebody else's process, or we, were moved into."""
+    for leaf in leaves:
+        if all(one.pid in guilty for one in group_members((str(leaf),))):
+            kill_group(str(leaf))
 
 
 def _sentence(one: Leftover, *, survives: bool) -> str:
@@ -113,11 +140,13 @@ def _sentence(one: Leftover, *, survives: bool) -> str:
     return f"killed {who}"
 
 
-def _find(remembered: Sequence[Remembered], instance: str, spare: Collection[int]) -> list[Leftover]:
+def _find(
+    remembered: Sequence[Remembered], instance: str, spare: Collection[int], leaves: Iterable[Path]
+) -> list[Leftover]:
     table = processes()
     innocent = set(spare) | _with_ancestors(os.getpid(), table)
     innocent |= {one.pid for one in descendants(set(spare), table)}
-    names = dict(_recorded(remembered, table)) | dict(_marked(table, instance))
+    names = dict(_recorded(remembered, table)) | dict(_marked(table, instance)) | dict(_grouped(leaves, table))
     for pid, name in list(names.items()):
         for below in descendants({pid}, table):
             names.setdefault(below.pid, name)
@@ -140,6 +169,13 @@ def _marked(table: dict[int, Process], instance: str) -> Iterator[tuple[int, str
         environment = tree.environment(pid)
         if environment.get(INSTANCE) == instance:
             yield pid, environment.get(BACKEND, "?")
+
+
+def _grouped(leaves: Iterable[Path], table: dict[int, Process]) -> Iterator[tuple[int, str]]:
+    for leaf in leaves:
+        for one in group_members((str(leaf),)):
+            if one.pid in table and table[one.pid].start == one.start:
+                yield one.pid, backend_of(leaf) or "?"
 
 
 def _with_ancestors(pid: int, table: dict[int, Process]) -> set[int]:

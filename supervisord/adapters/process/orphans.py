@@ -1,7 +1,8 @@
 """Killing a tree whose guardian was killed: its processes have become children of the daemon, itself a subreaper.
 
-The leader dies with the guardian (PR_SET_PDEATHSIG). The others are known by what was seen of the tree, by the leader's
-session, by the marks in their environment (which a process may overwrite: vLLM's do), and by their parents.
+The leader dies with the guardian (PR_SET_PDEATHSIG). The others are known by their control group, by what was seen of
+the tree, by the leader's session, by the marks in their environment (which a process may overwrite: vLLM's do), and by
+their parents.
 """
 
 import asyncio
@@ -13,7 +14,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from supervisord.adapters.process import tree
-from supervisord.adapters.process.guardian import Process, descendants, processes, signal_exactly
+from supervisord.adapters.process.guardian import (
+    Process,
+    descendants,
+    group_members,
+    kill_group,
+    processes,
+    signal_exactly,
+)
 
 PAUSE_S, PAUSE_MAX_S = 0.02, 1.0
 
@@ -26,12 +34,15 @@ class Quarry:
     guardian: Process  # everything of the tree is younger
     leader: Process | None
     known: frozenset[tuple[int, int]]  # pid and start
+    groups: tuple[str, ...] = ()  # folders of its control group
 
     def find(self, found_before: Collection[tuple[int, int]]) -> list[Process]:
-        """What is left of it among the descendants of this process, zombies included (those have no environment)."""
-        table = processes()
+        """What is left of it in its group, and among the descendants of this process, zombies there included."""
+        grouped = {one.pid: one for one in group_members(self.groups)}
+        table = {**processes(), **grouped}
         below = descendants({os.getpid()}, table)
         roots = {one.pid for one in below if (one.pid, one.start) in found_before or self._is_member(one)}
+        roots |= grouped.keys()
         younger = {one.pid: one for one in descendants(roots, table)}
         return [*(table[pid] for pid in roots), *(one for pid, one in younger.items() if pid not in roots)]
 
@@ -78,6 +89,8 @@ class OrphanHunt:
         """One round. True when nothing is left. `found` grows by what is: its zombies are ours to reap."""
         left = self._quarry.find(found)
         found |= {(one.pid, one.start) for one in left}
+        for folder in self._quarry.groups:
+            kill_group(folder)
         for one in left:
             signal_exactly(one, signal.SIGKILL)
         for pid in {one.pid for one in left} | ({self._leader} if self._leader else set()):

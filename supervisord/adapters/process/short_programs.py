@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from supervisord.adapters.process.launch import inherited
+from supervisord.adapters.process.shortage import is_shortage, told
 
 HELP_BYTES = 256 * 1024
 _REASON_BYTES = 4096  # the last of what a program printed
@@ -57,15 +58,23 @@ def _how(status: int | None, timeout: float) -> str:
 
 
 async def help_text(program: Sequence[str], timeout: float) -> str:
-    """What `program --help` prints on stdout or stderr; empty when it fails or takes longer than `timeout` seconds."""
-    return await asyncio.to_thread(_help_text, tuple(program), timeout)
+    """What `program --help` prints on stdout or stderr; empty when it fails or takes longer than `timeout` seconds.
+
+    Raises SpawnError where the machine has nothing left to run it with: what it would say is not known then.
+    """
+    with told(f"{program[0]} --help cannot be run"):
+        return await asyncio.to_thread(_help_text, tuple(program), timeout)
 
 
 def _help_text(program: tuple[str, ...], timeout: float) -> str:
     try:
         ended = _finish((*program, "--help"), os.environ, timeout, keep=HELP_BYTES, from_the_end=False)
-    except (OSError, ValueError):
+    except OSError as error:
+        if is_shortage(error.errno):
+            raise
         return ""  # the start itself will say why
+    except ValueError:
+        return ""
     return ended.output.decode("utf-8", "replace") if ended.status == 0 else ""
 
 

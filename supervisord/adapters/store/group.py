@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from supervisord.adapters.store.incidents import Packed, compressed
 from supervisord.adapters.store.statements import Row
 from supervisord.core.job import TERMINAL
 from supervisord.core.record import AttemptRecord, EventRecord, FootprintRecord, Identity, JobRecord, JobResult
@@ -22,7 +23,7 @@ _ATTEMPT, _GENERATION, _STARTED_AT, _FINISHED_AT = 1, 3, 4, 6
 _SMALLEST: Final = -(2**63)
 _LARGEST: Final = 2**63 - 1
 
-ProfileKey = tuple[str, int, str, Identity]
+ProfileKey = tuple[str, int, str, str, str, Identity]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,9 @@ class Rows:
     attempts: tuple[Row, ...] = ()
     events: tuple[Row, ...] = ()
     footprints: tuple[Row, ...] = ()
+    incidents: tuple[Row, ...] = ()
+    incident_jobs: tuple[Row, ...] = ()
+    incident_evidence: tuple[Row, ...] = ()
 
 
 @dataclass(slots=True)
@@ -67,6 +71,7 @@ class Group:
     _attempts: list[Row] = field(default_factory=list)
     _events: list[Row] = field(default_factory=list)
     _footprints: dict[str, Row] = field(default_factory=dict)
+    _incidents: dict[str, Packed] = field(default_factory=dict)
 
     def job(self, job: JobRecord, body: bytes | None) -> None:
         self.records += 1
@@ -170,20 +175,27 @@ class Group:
             footprint.load_s,
         )
 
+    def incident(self, incident_id: str, packed: Packed) -> None:
+        """The last state of an incident counts."""
+        self.records += 1
+        before = self._incidents.get(incident_id)
+        self.body_bytes += len(packed.evidence) - (0 if before is None else len(before.evidence))
+        self._incidents[incident_id] = packed
+
     def _profile(self, attempt: AttemptRecord) -> int:
         who = attempt.identity
-        key = (attempt.runtime, attempt.rung, attempt.hardware, who)
+        key = (attempt.runtime, attempt.rung, attempt.rung_name, attempt.rung_why, attempt.hardware, who)
         known = self.known_profiles.ids.get(key)
         if known is not None:
             return known
         number = self.known_profiles.add(key)
         told = (who.model, who.quantization, who.context_length, who.template_hash, who.build, who.slots)
-        self._profiles.append((number, *key[:3], *told))
+        self._profiles.append((number, *key[:-1], *told))
         return number
 
     def rows(self) -> Rows:
         """Everything, for one transaction. The group is unchanged: it can be written again after a failure."""
-        states = self._states
+        states, incidents = self._states, self._incidents
         return Rows(
             requests=tuple(self._requests.items()),
             outputs=tuple((job_id, output, job_id in self._jobs) for job_id, output in self._outputs.items()),
@@ -193,6 +205,9 @@ class Group:
             attempts=tuple(self._attempts),
             events=tuple(self._events),
             footprints=tuple(self._footprints.values()),
+            incidents=tuple(packed.row for packed in incidents.values()),
+            incident_jobs=tuple((each, job_id) for each, packed in incidents.items() for job_id in packed.jobs),
+            incident_evidence=tuple((each, compressed(packed.evidence)) for each, packed in incidents.items()),
         )
 
     def pieces(self) -> Iterator[tuple[str, Rows]]:
@@ -210,6 +225,12 @@ class Group:
             yield "an event", Rows(events=(_clean(row),))
         for row in every.footprints:
             yield f"the footprint of {row[1]}", Rows(footprints=(_clean(row),))
+        for row, body in zip(every.incidents, every.incident_evidence, strict=True):
+            jobs = tuple(_clean(each) for each in every.incident_jobs if each[0] == row[0])
+            yield (
+                f"incident {row[0]}",
+                Rows(incidents=(_clean(row),), incident_jobs=jobs, incident_evidence=(_clean(body),)),
+            )
 
     def _bodies(self, row: Row, *, new: bool) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
         job_id = str(row[0])

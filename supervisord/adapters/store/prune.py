@@ -8,13 +8,15 @@ from typing import Final
 from supervisord.adapters.store.statements import SQL
 from supervisord.adapters.store.transaction import transaction
 
-_CHUNK: Final = 200  # jobs or events in one step: about 10 ms, which is what a new record may have to wait for it
+_CHUNK: Final = (
+    200  # jobs, events or incidents in one step: about 10 ms, which is what a new record may have to wait for it
+)
 _BETWEEN_STEPS_S: Final = 0.05
 _BETWEEN_ROUNDS_S: Final = 600.0
 
 
 class Pruner:
-    """Deletes finished jobs (with their attempts and bodies) and events older than `retention_s`; None keeps all."""
+    """Deletes finished jobs (with attempts and bodies), events, incidents older than `retention_s`; None: nothing."""
 
     def __init__(self, retention_s: float | None, now: Callable[[], float]) -> None:
         self._retention_s = retention_s
@@ -41,4 +43,4 @@ class Pruner:
             self._next = monotonic() + _BETWEEN_STEPS_S
 
 
-_STATEMENTS: Final = ("prune_jobs", "prune_events")
+_STATEMENTS: Final = ("prune_jobs", "prune_events", "prune_incidents")

@@ -49,7 +49,7 @@ def attempt_record(row: Row) -> AttemptRecord:
     what, usage, end, served = row[:8], row[8:12], row[12:17], row[17:]
     job_id, number, backend, generation, started_at, queue_wait_s, duration_s, ttft_s = what
     http_status, status, reason, detail, bytes_out = end
-    runtime, rung, hardware, *identity = served
+    runtime, rung, rung_name, rung_why, hardware, *identity = served
     return AttemptRecord(
         job_id=job_id,
         number=number,
@@ -69,6 +69,8 @@ def attempt_record(row: Row) -> AttemptRecord:
         reason=_or_none(FailureReason, reason),
         detail=detail,
         bytes_out=bytes_out,
+        rung_name=rung_name,
+        rung_why=rung_why,
     )
 
 

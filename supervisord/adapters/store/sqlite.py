@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 from supervisord.adapters.store import queries
 from supervisord.adapters.store.folder import FolderLock
 from supervisord.adapters.store.group import Group, Profiles
+from supervisord.adapters.store.incidents import pack
 from supervisord.adapters.store.prune import Pruner
 from supervisord.adapters.store.readers import Readers
 from supervisord.adapters.store.schema import open_store
@@ -19,8 +20,9 @@ from supervisord.adapters.store.statements import SQL
 from supervisord.adapters.store.trouble import describe
 from supervisord.adapters.store.writer import EVENT, NEW_JOB, OF_ACCEPTED, Writer
 from supervisord.core.errors import StateFolderError, StoreUnavailableError
+from supervisord.core.incident import Incident
 from supervisord.core.record import AttemptRecord, EventRecord, FootprintRecord, Identity, JobRecord, JobResult
-from supervisord.ports import DayCounts, JobFilter, Recovery, StoredEvent, StoredJob, StoreState
+from supervisord.ports import DayCounts, IncidentFilter, JobFilter, Recovery, StoredEvent, StoredJob, StoreState
 
 _T = TypeVar("_T")
 
@@ -44,8 +46,8 @@ class SqliteStore:
     """
 
     def __init__(self, path: Path, *, keep_bodies: bool, retention_s: float | None, now: Callable[[], float]) -> None:
-        """`keep_bodies`: store requests and outputs. `retention_s`: finished jobs and events older than this are
-        deleted; None keeps them all. `now`: seconds since the epoch.
+        """`keep_bodies`: store requests and outputs. `retention_s`: finished jobs, events and incidents older than
+        this are deleted; None keeps them all. `now`: seconds since the epoch.
         """
         self._path = path
         self._keep_bodies = keep_bodies
@@ -108,6 +110,11 @@ class SqliteStore:
         """Replaces what was known of the same key."""
         self._writer.hand_over(EVENT, 0, Group.footprint, footprint)
 
+    def put_incident(self, incident: Incident) -> None:
+        """An incident, or its newest state. Its evidence is cut to 1 MiB, and says so in its fact `cut`."""
+        packed = pack(incident)
+        self._writer.hand_over(EVENT, len(packed.evidence), Group.incident, incident.id, packed)
+
     async def flush(self) -> None:
         """Everything handed over before is safe from a crash and a power cut on return.
 
@@ -126,10 +133,28 @@ class SqliteStore:
         queries.check_limit(wanted.limit)
         return await self._read(partial(queries.jobs, wanted=wanted))
 
-    async def events(self, *, after: int | None, limit: int, backend: str | None = None) -> Sequence[StoredEvent]:
+    async def events(
+        self,
+        *,
+        after: int | None,
+        limit: int,
+        backend: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+    ) -> Sequence[StoredEvent]:
         """Raises InvalidRequestError for a limit outside 1 to 1000."""
         queries.check_limit(limit)
-        return await self._read(partial(queries.events, after=after, limit=limit, backend=backend))
+        wanted = queries.EventsWanted(limit, after, backend, since, until)
+        return await self._read(partial(queries.events, wanted=wanted))
+
+    async def incident(self, incident_id: str) -> Incident | None:
+        """By full id or unambiguous prefix, with its evidence. Raises ConflictError for an ambiguous one."""
+        return await self._read(partial(queries.incident, incident_id=incident_id))
+
+    async def incidents(self, wanted: IncidentFilter) -> Sequence[Incident]:
+        """Newest first, without their evidence. Raises InvalidRequestError for a limit outside 1 to 1000."""
+        queries.check_limit(wanted.limit)
+        return await self._read(partial(queries.incidents, wanted=wanted))
 
     async def counts_since(self, since: float) -> DayCounts:
         """Jobs that ended since then; the abandoned count as failed, the cancelled as neither."""
@@ -185,6 +210,6 @@ def _close(parts: _Parts) -> None:
 
 def _profiles(connection: sqlite3.Connection) -> Profiles:
     found = Profiles()
-    for number, runtime, rung, hardware, *identity in connection.execute(SQL["profiles"]):
-        found.ids[runtime, rung, hardware, Identity(*identity)] = number
+    for number, runtime, rung, name, why, hardware, *identity in connection.execute(SQL["profiles"]):
+        found.ids[runtime, rung, name, why, hardware, Identity(*identity)] = number
     return found

@@ -13,9 +13,12 @@ _LOG = logging.getLogger(__name__)
 
 _JOBS: Final = ManyRows("put_jobs", 18)
 _MOVES: Final = ManyRows("move_jobs", 10)
-_PROFILES: Final = ManyRows("put_profiles", 10)
+_PROFILES: Final = ManyRows("put_profiles", 12)
 _ATTEMPTS: Final = ManyRows("put_attempts", 18)
 _EVENTS: Final = ManyRows("put_events", 7)
+
+# A backend that fails day and night makes a hundred a day; with their evidence so many take some 50 MB.
+MOST_INCIDENTS: Final = 2000
 
 # What says that a record is at fault, not the store: a broken reference, text or a number that cannot be bound, a
 # value too large.
@@ -81,6 +84,16 @@ def _write(connection: sqlite3.Connection, rows: Rows) -> None:
     _ATTEMPTS.run(connection, rows.attempts)
     _EVENTS.run(connection, rows.events)
     connection.executemany(SQL["put_footprint"], rows.footprints)
+    if rows.incidents:
+        _write_incidents(connection, rows)
+
+
+def _write_incidents(connection: sqlite3.Connection, rows: Rows) -> None:
+    connection.executemany(SQL["put_incident"], rows.incidents)
+    connection.executemany(SQL["put_incident_evidence"], rows.incident_evidence)
+    connection.executemany(SQL["clear_incident_jobs"], [(row[0],) for row in rows.incidents])
+    connection.executemany(SQL["put_incident_job"], rows.incident_jobs)
+    connection.execute(SQL["trim_incidents"], {"most": MOST_INCIDENTS})
 
 
 def _mark(connection: sqlite3.Connection, *, durable: bool) -> None:

@@ -172,6 +172,7 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        del self._parser  # it holds on to this: what was read would else stay until the garbage collector comes by
         self._owner.lost(self)
         exchange, self._exchange = self._exchange, None
         if exchange is None:

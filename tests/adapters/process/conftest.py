@@ -3,7 +3,8 @@
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import uvloop
 from supervisord.adapters.process import launch
 from supervisord.adapters.process.host import LinuxProcessHost
 from tests.adapters.process.recorder import descriptors
+from tests.fakes.leaves import GONE_S, standing
 
 
 def pytest_asyncio_loop_factories(
@@ -26,6 +28,16 @@ def measured_guardian() -> None:
     if "COVERAGE_PROCESS_CONFIG" in os.environ or "COVERAGE_PROCESS_START" in os.environ:
         launch.COMMAND = (sys.executable, "-P", launch.guardian.__file__)
         launch.INTERPRETER_NEEDS = ("LD_LIBRARY_PATH", "COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START")
+
+
+@pytest.fixture(autouse=True)
+def no_group_is_left(tmp_path: Path) -> Iterator[None]:
+    """Each test gives back every control group it made: here or, after a kill, by a guardian."""
+    yield
+    deadline = time.monotonic() + GONE_S
+    while left := standing(tmp_path / "state"):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """A daemon small enough to be killed in tests: starts the programs it is given, and says what they say.
 
 Usage: small_daemon.py STATE_DIR LOOP NAME=PROGRAM... (Python programs). Prints `NAME: line`, and `leftover: sentence`
-for what an earlier life left. Ends when its stdin does.
+for what an earlier life left, `groups: KIND: PROBLEM`. Ends when its stdin does.
 """
 
 import asyncio
@@ -35,6 +35,7 @@ class Teller:
 
 async def main(state: Path, programs: dict[str, str]) -> None:
     host = LinuxProcessHost(state, state / "log", log_max_bytes=1 << 20, log_keep=1)
+    say(f"groups: {host.groups().kind}: {host.groups().problem}")
     for sentence in await host.kill_leftovers():
         say(f"leftover: {sentence}")
     for name, program in programs.items():

@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ import pytest
 from supervisord.adapters.process import guardian, launch, leftovers
 from supervisord.adapters.process.leftovers import Memory, Remembered
 from tests.adapters.process import small_daemon
+from tests.adapters.process.groups import FUGITIVE, needs
 from tests.adapters.process.recorder import ESCAPE, alive, sh
+from tests.fakes.leaves import mine, standing
 
 FIVE_S = 5.0  # the promise
 
@@ -32,8 +35,10 @@ def wait_for(condition: Callable[[], bool], limit: float = 10.0) -> None:
 class Daemon:
     """A small daemon in a process of its own."""
 
-    def __init__(self, state: Path, loop: str, programs: dict[str, str]) -> None:
+    def __init__(self, state: Path, loop: str, programs: dict[str, str], before: str = "") -> None:
         command = [sys.executable, small_daemon.__file__, str(state), loop]
+        if before:  # a change of mounts that only it sees
+            command = ["unshare", "--mount", "sh", "-c", f'{before}; exec "$@"', "-", *command]
         command += [f"{name}={program}" for name, program in programs.items()]
         self.process = subprocess.Popen(
             command,
@@ -61,6 +66,12 @@ class Daemon:
         self.process.kill()
         self.process.wait(10)
 
+    def close(self) -> None:
+        self.kill()
+        for stream in (self.process.stdin, self.process.stdout):
+            assert stream is not None
+            stream.close()
+
     def end(self) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()
@@ -68,6 +79,12 @@ class Daemon:
         assert self.process.wait(10) == 0
         assert self.process.stdout is not None
         self.process.stdout.close()
+
+
+@pytest.fixture(autouse=True)
+def orphans_are_not_ours() -> None:
+    """A host in this process, in an earlier test, made it a subreaper: the children of daemons that are killed here."""
+    guardian.prctl(guardian.PR_SET_CHILD_SUBREAPER, 0)
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
@@ -80,11 +97,7 @@ def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[.
 
     yield starting
     for daemon in daemons:
-        daemon.process.kill()
-        daemon.process.wait(10)
-        for stream in (daemon.process.stdin, daemon.process.stdout):
-            assert stream is not None
-            stream.close()
+        daemon.close()
 
 
 def test_row_3_nothing_outlives_a_killed_daemon(start: Callable[..., Daemon]) -> None:
@@ -151,6 +164,112 @@ def test_a_stopped_guardian_is_dealt_with_by_the_next_life(start: Callable[..., 
     assert len(re.findall("leftover: killed", following.text)) == 3
 
 
+@pytest.mark.root
+@needs("memory")
+def test_row_3_the_control_groups_go_with_a_killed_daemon(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    """The guardian removes them when nobody else will."""
+    daemon = start(one=FUGITIVE)
+    fugitive = daemon.pid("one: fugitive")
+    ours = standing(tmp_path / "state")
+    assert {pid for folder in ours for pid in guardian.group_pids((str(folder),))} >= {fugitive}
+    daemon.kill()
+    wait_for(lambda: not standing(tmp_path / "state"), FIVE_S)
+    assert not alive(fugitive)
+
+
+@pytest.mark.root
+@needs("memory")
+def test_a_group_that_the_guardian_cannot_remove_is_for_the_next_life(
+    start: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    daemon = start(one="import time\nprint('ready=1')\ntime.sleep(1000)")
+    daemon.pid("one: ready")
+    left = standing(tmp_path / "state")
+    for folder in left:
+        (folder / "inner").mkdir()
+    daemon.kill()
+    wait_for(lambda: not alive(daemon.pid("one: guardian")), FIVE_S)
+    assert standing(tmp_path / "state") == left
+    assert start().said("daemon: up|leftover")[0] == "daemon: up"
+    assert standing(tmp_path / "state") == set()
+
+
+@pytest.mark.root
+@needs("memory")
+def test_a_next_life_kills_what_only_its_control_group_tells_of(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    """Without mark, session and parent of the tree, and the record is lost; nothing stays, not the groups either."""
+    daemon = start(one=FUGITIVE)
+    fugitive = daemon.pid("one: fugitive")
+    daemon.process.send_signal(signal.SIGSTOP)  # it must not clean up after the guardian
+    os.kill(daemon.pid("one: guardian"), signal.SIGKILL)
+    daemon.kill()
+    (tmp_path / "state" / "run" / "children.json").unlink()
+    assert alive(fugitive)
+    assert standing(tmp_path / "state")
+    following = start()
+    following.said(rf"leftover: killed pid {fugitive} \(python[\d.]*\) left by an earlier life as backend one$")
+    following.said("daemon: up")
+    assert not alive(fugitive)
+    assert "could not" not in following.text
+    assert standing(tmp_path / "state") == set()
+
+
+@pytest.mark.root
+@needs("")
+def test_groups_of_an_earlier_life_elsewhere_are_found_by_the_record(tmp_path: Path) -> None:
+    """The daemon was in another group then; and what somebody else moved there is not killed with the rest."""
+    memory = Memory(tmp_path)
+    elsewhere = mine()[""] / f"elsewhere-{os.getpid()}"
+    leaf = elsewhere / "llm-supervisord-01234567-backend-b-1"
+    leaf.mkdir(parents=True)
+    guilty, innocent = subprocess.Popen(["sleep", "1000"]), subprocess.Popen(["sleep", "1000"])
+    try:
+        for one in (guilty, innocent):
+            (leaf / "cgroup.procs").write_text(str(one.pid))
+        memory.save([Remembered("b", (), (str(leaf), str(elsewhere), str(elsewhere / "llm-supervisord-gone")))])
+        assert leftovers.kill_leftovers(memory, memory.instance(), (innocent.pid,)) == [
+            f"killed pid {guilty.pid} (sleep) left by an earlier life as backend b",
+            f"the control group {leaf} could not be removed: Device or resource busy; remove it with rmdir",
+        ]
+        assert alive(innocent.pid)
+        innocent.kill()
+        innocent.wait()
+        assert leftovers.kill_leftovers(memory, memory.instance(), ()) == []
+        assert not leaf.exists()
+        assert elsewhere.exists(), "not a leaf of ours, whatever the record says"
+    finally:
+        for one in (guilty, innocent):
+            one.kill()
+            one.wait()
+        elsewhere.rmdir()
+
+
+# --- without control groups ---
+
+READ_ONLY = (
+    'for one in /sys/fs/cgroup/*; do mount --bind "$one" "$one" && mount -o remount,bind,ro "$one" || exit 1; done'
+)
+ABSENT = "mount -t tmpfs none /sys/fs/cgroup"
+UNMOUNTED = "umount -R -l /sys/fs/cgroup"
+
+
+@pytest.mark.root
+@pytest.mark.skipif("__import__('os').geteuid() != 0", reason="changes mounts in a namespace of its own")
+@pytest.mark.parametrize("loss", [READ_ONLY, ABSENT, UNMOUNTED], ids=["read-only", "hidden", "unmounted"])
+def test_row_34_without_control_groups_everything_works(tmp_path: Path, loss: str) -> None:
+    daemon = Daemon(tmp_path / "state", "asyncio", {"one": ESCAPE + "time.sleep(1000)"}, before=loss)
+    try:
+        assert daemon.said(r"^groups: (\w+): (.*)$")[1] == "none"
+        assert daemon.said(r"^groups: (\w+): (.*)$")[2]
+        pids = [daemon.pid("one: escaped"), daemon.pid("one: leader"), daemon.pid("one: guardian")]
+        assert "not in its control group" not in daemon.text
+        daemon.kill()
+        wait_for(lambda: not any(alive(pid) for pid in pids), FIVE_S)
+        assert standing(tmp_path / "state") == set()
+    finally:
+        daemon.close()
+
+
 # --- the guardian alone ---
 
 # Leaves a worker in the group of the leader, with the default answer to SIGTERM.
@@ -160,16 +279,21 @@ WORKER = "import os, signal, time; signal.signal(15, signal.SIG_DFL); os.fork() 
 def guardian_of(daemon: int, marker: Path, last: str = "sleep 1000") -> tuple[subprocess.Popen[bytes], socket.socket]:
     """A guardian that is told `daemon` as its parent, about to start a program that makes the file `marker`."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return started_guardian(daemon, sh(f"trap '' TERM; touch {marker}; exec {last}").argv, theirs), ours
+
+
+def started_guardian(
+    daemon: int, argv: Sequence[str], theirs: socket.socket, groups: tuple[str, ...] = ()
+) -> subprocess.Popen[bytes]:
     description = os.memfd_create("description")
-    spec = sh(f"trap '' TERM; touch {marker}; exec {last}")
-    os.write(description, guardian.pack(list(spec.argv), {"PATH": os.environ["PATH"]}))
+    os.write(description, guardian.pack(list(argv), {"PATH": os.environ["PATH"]}, groups=groups))
     os.lseek(description, 0, os.SEEK_SET)
     script = 'exec 3<&"$1" 4<&"$2"; shift 2; exec "$@"'
     command = ["bash", "-c", script, "-", str(theirs.fileno()), str(description), *launch.COMMAND, "b", str(daemon)]
     process = subprocess.Popen(command, pass_fds=(theirs.fileno(), description))
     theirs.close()
     os.close(description)
-    return process, ours
+    return process
 
 
 def test_row_4_a_daemon_killed_before_its_guardian_ran_has_no_backend(tmp_path: Path) -> None:
@@ -182,6 +306,24 @@ def test_row_4_a_daemon_killed_before_its_guardian_ran_has_no_backend(tmp_path: 
         assert control.recv(100) == b""
         control.close()
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.root
+@needs("")
+@pytest.mark.parametrize("moment", ["before its guardian ran", "while the program was not found"])
+def test_row_4_the_control_group_of_a_backend_that_never_ran_goes_too(moment: str) -> None:
+    """The daemon was killed then: until a next life, nobody but the guardian knows of the group."""
+    leaf = mine()[""] / f"llm-supervisord-01234567-backend-b-{os.getpid()}"
+    leaf.mkdir()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.close()
+    daemon, status = (1, 0) if moment == "before its guardian ran" else (os.getpid(), guardian.CANNOT_START)
+    try:
+        assert started_guardian(daemon, ["/no/such/program"], theirs, (str(leaf),)).wait(10) == status
+        assert not leaf.exists()
+    finally:
+        with suppress(FileNotFoundError):
+            leaf.rmdir()
 
 
 def test_a_lost_control_socket_alone_ends_everything(tmp_path: Path) -> None:

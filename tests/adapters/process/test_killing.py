@@ -16,8 +16,10 @@ from supervisord.adapters.process import guardian
 from supervisord.adapters.process import host as host_module
 from supervisord.adapters.process.child import GuardedProcess
 from supervisord.adapters.process.host import LinuxProcessHost
+from supervisord.adapters.process.log_drain import LogDrain
 from supervisord.ports import ProcessSpec
 from tests.adapters.process.recorder import ESCAPE, Recorder, alive, exists, proc, py, sh, until
+from tests.fakes.garbage import no_garbage
 
 
 async def start(host: LinuxProcessHost, spec: ProcessSpec) -> tuple[GuardedProcess, Recorder]:
@@ -266,6 +268,21 @@ async def test_a_killed_guardian_takes_its_tree_along(host: LinuxProcessHost, fo
     assert alive(other.pid)
     other.kill()
     await other_events.until_gone()
+
+
+@pytest.mark.parametrize("orphaned", [False, True])
+async def test_what_a_process_held_is_freed_with_it(host: LinuxProcessHost, *, orphaned: bool) -> None:
+    """Its last lines take up to a megabyte: they go with who holds the process, and wait for no garbage collector."""
+    async with no_garbage(GuardedProcess, LogDrain):
+        process, events = await start(host, sh("echo up; exec sleep 1000"))
+        await events.until_line("up")
+        if orphaned:
+            os.kill(process.guardian.pid, signal.SIGKILL)
+        else:
+            process.kill()
+        await events.until_gone()
+        assert process.tail(1) == ["up"]
+        del process
 
 
 async def test_a_stopped_guardian_is_woken_to_kill(host: LinuxProcessHost) -> None:

@@ -53,6 +53,7 @@ async def test_row_30_without_descriptors_a_start_is_refused_and_works_again_lat
             os.close(descriptor)
     assert 5 <= len(refused) <= 9  # of the nine it takes; threads of the host open and close files meanwhile
     assert not any(error.permanent for error in refused)
+    assert all(error.shortage for error in refused)
     assert all("raise the limit of open files" in error.message for error in refused)
     await until(lambda: not host._children)
     assert descriptors() == before

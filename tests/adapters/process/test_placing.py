@@ -1,18 +1,21 @@
 """On which processors and from which memory a backend runs."""
 
+import asyncio
 import ctypes
 import os
 import platform
 import re
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from supervisord.adapters.process import launch
+from supervisord.adapters.process import launch, tree
 from supervisord.adapters.process.host import LinuxProcessHost
 from supervisord.core.errors import SpawnError
+from supervisord.core.hang import WANTS_TO_RUN
 from supervisord.ports import ProcessSpec
 from tests.adapters.process.recorder import Recorder, py, sh
 
@@ -125,3 +128,54 @@ time.sleep(1000)
     await events.until_gone()
     assert 32 << 20 <= usage.mapped < 48 << 20
     assert usage.mapped + (2 << 20) < usage.rss < 64 << 20
+
+
+WANTS = """
+import sys, threading, time
+threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+print("runs")
+while sys.argv[1] == "works":
+    pass
+time.sleep(1000)
+"""
+
+
+async def test_what_its_threads_want_of_the_processors_is_known_where_they_do_not_get_it(
+    host: LinuxProcessHost,
+) -> None:
+    """Three that compute share one processor, and one that waits for nothing to do."""
+    events = [Recorder() for _ in range(4)]
+    specs = [replace(py(WANTS, what), cpus=MINE[:1]) for what in ("works", "works", "works", "rests")]
+    processes = [await host.spawn(spec, one) for spec, one in zip(specs, events, strict=True)]
+    for one in events:
+        await one.until_line("runs")
+    used = [(await process.usage()).cpu_s for process in processes]
+    wanted, began = [await process.demand() for process in processes], time.monotonic()
+    assert [len(threads) for threads in wanted] == [2, 2, 2, 2]
+    await asyncio.sleep(1.5)
+    span = time.monotonic() - began
+    for number, process in enumerate(processes):
+        now = await process.demand()
+        assert now.keys() == wanted[number].keys()
+        share = max(now[thread] - wanted[number][thread] for thread in now) / span
+        if number < 3:
+            assert share > WANTS_TO_RUN
+        else:
+            assert share < WANTS_TO_RUN / 2
+    used = [(await process.usage()).cpu_s - before for process, before in zip(processes, used, strict=True)]
+    assert sum(used) < 1.2 * (time.monotonic() - began), "they had one processor, and not one each"
+    for process, one in zip(processes, events, strict=True):
+        process.kill()
+        await one.until_gone()
+        assert await process.demand() == {}
+
+
+def test_of_a_process_that_is_gone_and_of_a_kernel_that_does_not_count_nothing_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert tree.demand([4_194_999]) == {}
+    assert tree.demand([os.getpid()])[os.getpid()] > 0
+    monkeypatch.setattr(tree, "_read", lambda path: b"0 0 0\n" if path.endswith("schedstat") else b"")
+    assert tree.demand([os.getpid()]) == {}
+    monkeypatch.setattr(tree, "_read", lambda path: b"")
+    assert tree.demand([os.getpid()]) == {}

@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervisord.adapters.store import SqliteStore
+from supervisord.core.incident import Incident, IncidentKind
 from supervisord.core.job import TERMINAL, FailureReason, JobStatus
 from supervisord.core.record import AttemptRecord, EventRecord, FootprintRecord, JobRecord, JobResult
-from supervisord.ports import JobFilter, JobStore
-from tests.fakes.records import a_footprint, a_job, a_result, an_attempt, an_event
+from supervisord.ports import IncidentFilter, JobFilter, JobStore
+from tests.fakes.records import a_footprint, a_job, a_result, an_attempt, an_event, an_incident
 from tests.fakes.store import MemoryStore
 
 JOBS = ("a", "ab", "b", "c")
@@ -65,10 +66,23 @@ footprints = st.builds(
     ram=sizes,
     load_s=st.none() | st.floats(0, 1e6),
 )
+incidents = st.builds(
+    an_incident,
+    st.sampled_from(["i", "ij", "k"]),
+    backend=backends,
+    kind=st.sampled_from(IncidentKind),
+    at=times,
+    in_flight=st.lists(st.sampled_from(JOBS), unique=True).map(tuple),
+    ended_at=st.none() | times,
+    log=st.lists(words, max_size=3).map(tuple),
+    facts=st.dictionaries(words, words | st.integers(0, 9) | st.none(), max_size=2),
+)
 pauses = st.sampled_from(["flush", "look", "reopen"])
-steps = st.lists(job_puts | starts | attempts | results | events | footprints | pauses, max_size=30)
+steps = st.lists(job_puts | starts | attempts | results | events | footprints | incidents | pauses, max_size=30)
 
-Step = JobRecord | AttemptRecord | JobResult | EventRecord | FootprintRecord | tuple[str, int, str, int] | str
+Step = (
+    JobRecord | AttemptRecord | JobResult | EventRecord | FootprintRecord | Incident | tuple[str, int, str, int] | str
+)
 
 
 @settings(deadline=None, max_examples=60)
@@ -131,6 +145,8 @@ def put(store: JobStore, step: Step) -> None:
             store.put_event(step)
         case FootprintRecord():
             store.put_footprint(step)
+        case Incident():
+            store.put_incident(step)
         case (str(job_id), int(number), str(backend), int(generation)):
             store.put_attempt_started(job_id, number, backend, generation)
 
@@ -144,5 +160,9 @@ async def everything(store: JobStore) -> list[object]:
     found += [list(await store.events(after=after, limit=5)) for after in (None, 0, 3)]
     found += [list(await store.events(after=None, limit=5, backend="left"))]
     found += [list(await store.footprints())]
+    found += [await store.incident(each) for each in ("i", "ij", "k", "zz")]
+    hit = [IncidentFilter(), IncidentFilter(limit=1), IncidentFilter(job="b"), IncidentFilter(kind="hang")]
+    hit += [IncidentFilter(backend="left", after="k"), IncidentFilter(since=2e9), IncidentFilter(job="a", since=1e9)]
+    found += [list(await store.incidents(wanted)) for wanted in hit]
     found += [await store.counts_since(since) for since in (0.0, 2e9, 4e9)]
     return found

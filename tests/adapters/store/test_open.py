@@ -18,7 +18,7 @@ import pytest
 from supervisord.adapters.store import SqliteStore, readers, schema, statements
 from supervisord.core.errors import StateFolderError
 from supervisord.ports import JobFilter, Recovery
-from tests.fakes.records import a_footprint, a_job, a_result
+from tests.fakes.records import a_footprint, a_job, a_result, an_attempt
 
 PAGE = 4096
 
@@ -164,7 +164,7 @@ async def test_the_lock_goes_with_its_holder_and_a_failed_open_gives_it_back(pat
 
 
 @pytest.mark.parametrize("kept", [0, 1, 50, 100, PAGE - 1, PAGE, 3 * PAGE + 17], ids=lambda kept: f"{kept} bytes left")
-async def test_a_torn_file_is_told_and_left_alone(path: Path, kept: int) -> None:
+async def test_row_13_a_torn_file_is_told_and_left_alone(path: Path, kept: int) -> None:
     await fill(path, 300)
     os.truncate(path, kept)
     words = await refusal(path)
@@ -172,7 +172,7 @@ async def test_a_torn_file_is_told_and_left_alone(path: Path, kept: int) -> None
     assert "move jobs.db, jobs.db-wal and jobs.db-shm out of" in words
 
 
-async def test_a_corrupt_page_is_told_and_left_alone(path: Path) -> None:
+async def test_row_13_a_corrupt_page_is_told_and_left_alone(path: Path) -> None:
     await fill(path, 300)
     pages = path.stat().st_size // PAGE
     for number in range(pages):
@@ -188,7 +188,7 @@ async def test_a_corrupt_page_is_told_and_left_alone(path: Path) -> None:
     assert (await opened(path))[1] == 300
 
 
-async def test_a_log_without_its_database_is_told(path: Path) -> None:
+async def test_row_13_a_log_without_its_database_is_told(path: Path) -> None:
     await fill(path, 1)
     path.rename(path.with_name("jobs.db-wal"))
     assert "is missing, but its log" in await refusal(path)
@@ -217,7 +217,7 @@ def a_crashed_store(path: Path, groups: int) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.7, 0.999, 1.0])
-async def test_a_torn_log_opens_on_the_last_good_state(path: Path, share: float) -> None:
+async def test_row_13_a_torn_log_opens_on_the_last_good_state(path: Path, share: float) -> None:
     a_crashed_store(path, 20)
     log = path.with_name("jobs.db-wal")
     size = log.stat().st_size
@@ -230,7 +230,7 @@ async def test_a_torn_log_opens_on_the_last_good_state(path: Path, share: float)
     assert (listed > 100) == (share >= 0.3)
 
 
-async def test_a_log_of_garbage_opens_on_the_last_good_state(path: Path) -> None:
+async def test_row_13_a_log_of_garbage_opens_on_the_last_good_state(path: Path) -> None:
     a_crashed_store(path, 5)
     path.with_name("jobs.db-wal").write_bytes(os.urandom(50_000))
     assert (await opened(path))[1] == 100
@@ -275,10 +275,10 @@ async def test_a_newer_version_is_refused(path: Path) -> None:
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA user_version = 99")
     connection.close()
-    assert "newer version of this program (schema 99; this one knows 2)" in await refusal(path)
+    assert "newer version of this program (schema 99; this one knows 4)" in await refusal(path)
 
 
-async def test_a_foreign_database_is_refused(path: Path) -> None:
+async def test_row_13_a_foreign_database_is_refused(path: Path) -> None:
     path.parent.mkdir()
     connection = sqlite3.connect(path)
     connection.execute("CREATE TABLE photos (x)")
@@ -296,7 +296,7 @@ async def test_an_older_store_is_brought_up_to_date(path: Path, monkeypatch: pyt
     later_migration(monkeypatch, "ALTER TABLE jobs ADD COLUMN batch TEXT;")
     assert (await opened(path))[1] == 2
     with sqlite3.connect(path) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (3,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (5,)
         assert connection.execute("SELECT batch FROM jobs").fetchall() == [(None,), (None,)]
     connection.close()
 
@@ -316,9 +316,36 @@ async def test_a_store_of_the_first_version_gains_footprints(path: Path) -> None
     await store.close()
     assert (await opened(path))[1] == 1
     with sqlite3.connect(path) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (4,)
         assert connection.execute("SELECT vram FROM footprints").fetchall() == [(a_footprint("x").vram,)]
     connection.close()
+
+
+async def test_attempts_of_an_older_store_are_read_beside_newer_ones(path: Path) -> None:
+    """Which of a backend's sizes they ran at was not told in words then."""
+    path.parent.mkdir()
+    with sqlite3.connect(path) as connection:
+        for number, script in statements.migrations()[:3]:
+            connection.executescript(f"{script}\nPRAGMA user_version = {number};")
+        connection.execute(
+            "INSERT INTO jobs VALUES ('job-00000001', '/v1/completions', 'm', 1, 0, '', 1000.0, NULL, NULL,"
+            " 'done', 1, 'left', 1, 1000.5, 0.5, 1003.0, NULL, '')"
+        )
+        connection.execute("INSERT INTO profiles VALUES (1, 'llama.cpp', 1, '2x RTX 3090', 'q', 'Q4', 8, 'h', 'b', 1)")
+        connection.execute(
+            "INSERT INTO attempts VALUES ('job-00000001', 1, 'left', 1, 1, 1000.5, 0.5, 2.0, NULL, NULL, NULL, NULL,"
+            " NULL, 200, 'done', NULL, '', 9)"
+        )
+    connection.close()
+    store = a_store(path)
+    await store.open()
+    store.put_attempt(an_attempt("job-00000001", 2))
+    found = await store.job("job-00000001")
+    await store.close()
+    assert found is not None
+    assert [(each.rung, each.rung_name, each.rung_why) for each in found.attempts] == [
+        (1, "", ""), (1, "context x 0.5", "GPU out of memory"),
+    ]  # fmt: skip
 
 
 async def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,7 +355,7 @@ async def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: p
         with pytest.raises(StateFolderError, match="already exists"):
             await a_store(path).open()
     with sqlite3.connect(path) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (4,)
         assert "batch" not in connection.execute("SELECT sql FROM sqlite_master WHERE name = 'jobs'").fetchone()[0]
     connection.close()
     assert (await opened(path))[1] == 2

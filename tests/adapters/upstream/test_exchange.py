@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
+from supervisord.adapters.upstream.connection import Connection
+from supervisord.adapters.upstream.exchange import RelayExchange
 from supervisord.ports import UpstreamFault
+from tests.fakes.garbage import no_garbage
 from tests.fakes.raw_server import Peer, raw_server
 from tests.fakes.receiver import Remembering, an_upstream, exchange, request_to
 
@@ -38,6 +41,19 @@ async def test_abort_reaches_the_server_at_once_and_nothing_is_told_after() -> N
         running.pause()
         running.resume()
         assert receiver.endings == []
+
+
+async def test_a_connection_that_is_over_is_freed_at_once() -> None:
+    """With the request it carried, whose body may be large: after an answer, and without one."""
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        peer.send(SMALL if len(server.peers) == 1 else b"")
+
+    async with raw_server(script) as server, an_upstream() as upstream, no_garbage(Connection, RelayExchange):
+        for _ in range(2):
+            receiver = await exchange(upstream, request_to(server.port))
+            assert receiver.endings
 
 
 async def test_late_abort_does_not_hit_the_next_request() -> None:

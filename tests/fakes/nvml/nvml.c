@@ -3,7 +3,8 @@
  *
  *   count=2                              number of GPUs
  *   0.uuid= 0.name= 0.total= 0.used= 0.free= 0.reserved=   (bytes)
- *   0.gpu= (percent) 0.celsius= 0.milliwatts=
+ *   0.gpu= (percent) 0.celsius= 0.milliwatts= 0.pci= (0000:01:00; left out: not supported)
+ *   0.busy=PID:PERCENT,...               how busy each process keeps it; left out: nobody does
  *   0.compute=PID:BYTES,...  0.graphics=PID:BYTES,...      BYTES "-": the driver does not say
  *   error.FUNCTION=CODE  0.error.FUNCTION=CODE             what a function answers instead
  *   error.FUNCTION=block                                   it does not return while this is so
@@ -22,11 +23,12 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, INSUFFICIENT_SIZE = 7 };
+enum { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7 };
 enum { VALUE = 4096 };
 
 typedef struct { unsigned long long total, free, used; } memory_v1;
 typedef struct { unsigned version; unsigned long long total, reserved, free, used; } memory_v2;
+typedef struct { char legacy[16]; unsigned domain, bus, device, id, subsystem; char text[32]; } pci;
 typedef struct { unsigned pid; unsigned long long used; unsigned instance, compute_instance; } process;
 
 static int lookup(const char *key, char *value) {
@@ -187,6 +189,15 @@ int nvmlDeviceGetName(void *device, char *out, unsigned length) {
     return text(index_of(device), "name", out, length);
 }
 
+int nvmlDeviceGetPciInfo_v3(void *device, pci *out) {
+    char value[VALUE] = "";
+    CHECK(index_of(device));
+    if (!of_gpu(index_of(device), "pci", value)) return NOT_SUPPORTED;
+    memset(out, 0, sizeof *out);
+    sscanf(value, "%x:%x:%x", &out->domain, &out->bus, &out->device);
+    return SUCCESS;
+}
+
 int nvmlDeviceGetMemoryInfo(void *device, memory_v1 *memory) {
     int gpu = index_of(device);
     CHECK(gpu);
@@ -267,3 +278,26 @@ LIST(nvmlDeviceGetComputeRunningProcesses_v2, "compute")
 LIST(nvmlDeviceGetComputeRunningProcesses_v3, "compute")
 LIST(nvmlDeviceGetGraphicsRunningProcesses_v2, "graphics")
 LIST(nvmlDeviceGetGraphicsRunningProcesses_v3, "graphics")
+
+typedef struct { unsigned pid; unsigned long long at; unsigned sm, memory, encoder, decoder; } sample;
+
+int nvmlDeviceGetProcessUtilization(void *device, sample *out, unsigned *room, unsigned long long since) {
+    char value[VALUE] = "";
+    unsigned count = 0;
+    CHECK(index_of(device));
+    of_gpu(index_of(device), "busy", value);
+    for (char *rest = value, *item; (item = strsep(&rest, ",")) != NULL;) {
+        char *percent = strchr(item, ':');
+        if (percent == NULL) continue;
+        if (out != NULL && count < *room) {
+            memset(&out[count], 0, sizeof *out);
+            out[count].pid = (unsigned)atoi(item);
+            out[count].at = since + 1;
+            out[count].sm = (unsigned)strtoul(percent + 1, NULL, 10);
+        }
+        count++;
+    }
+    int fits = out != NULL && count <= *room;
+    *room = count;
+    return count == 0 ? NOT_FOUND : fits ? SUCCESS : INSUFFICIENT_SIZE;
+}

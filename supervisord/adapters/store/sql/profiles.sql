@@ -1,2 +1,4 @@
-SELECT id, runtime, rung, hardware, model, quantization, context_length, template_hash, build, slots
+SELECT
+  id, runtime, rung, rung_name, rung_why, hardware,
+  model, quantization, context_length, template_hash, build, slots
 FROM profiles;

@@ -3,25 +3,22 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any
 
 import pynvml
 
-from supervisord.core.memory import GpuProcess, GpuReading, GpuSample, SensorState
-
-T = TypeVar("T")
+from supervisord.adapters.nvml.users import LOST, GpuUsers, optional
+from supervisord.core.memory import GpuReading, GpuSample, SensorState
 
 _FAILED_RETRY_S = 5.0  # a driver reload takes seconds; nvmlInit may fork nvidia-modprobe, so not at every reading
 _CLOSE_S = 0.5  # nvmlShutdown takes milliseconds; its only use is tidiness
 
-_LOST = frozenset({pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_RESET_REQUIRED})
 _TOO_OLD = frozenset(
     {
         pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
@@ -29,8 +26,6 @@ _TOO_OLD = frozenset(
         pynvml.NVML_ERROR_NOT_SUPPORTED,
     }
 )
-_COMPUTE = (pynvml.nvmlDeviceGetComputeRunningProcesses_v3, pynvml.nvmlDeviceGetComputeRunningProcesses_v2)
-_GRAPHICS = (pynvml.nvmlDeviceGetGraphicsRunningProcesses_v3, pynvml.nvmlDeviceGetGraphicsRunningProcesses_v2)
 _LOOK = "run nvidia-smi, and look for 'NVRM: Xid' in the kernel log"
 _ADVICE = {
     pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: "install the NVIDIA driver's libnvidia-ml.so.1 if this machine has a GPU",
@@ -109,6 +104,7 @@ class _Driver:
     def __init__(self, retry_s: float, root: Path) -> None:
         self._retry_s = retry_s
         self._root = root
+        self._users = GpuUsers(root / "proc")
         self._open = False
         self._version = ""
         self._known: dict[int, GpuSample] = {}
@@ -125,6 +121,7 @@ class _Driver:
     def shut_down(self) -> None:
         if self._open:
             self._open = False
+            self._users.forget()
             with suppress(pynvml.NVMLError):
                 pynvml.nvmlShutdown()
 
@@ -146,7 +143,7 @@ class _Driver:
         if not self._open:
             pynvml.nvmlInit()
             self._open, self._reopen_at = True, None
-            self._version = _optional(pynvml.nvmlSystemGetDriverVersion) or ""
+            self._version = optional(pynvml.nvmlSystemGetDriverVersion) or ""
         count = pynvml.nvmlDeviceGetCount()
         if count == 0:
             return self._none_found()
@@ -166,19 +163,20 @@ class _Driver:
         except pynvml.NVMLError as error:
             if error.value == pynvml.NVML_ERROR_UNINITIALIZED:
                 raise
-            state = SensorState.LOST if error.value in _LOST else SensorState.FAILING
+            state = SensorState.LOST if error.value in LOST else SensorState.FAILING
             known = self._known.get(index) or GpuSample(index, "", f"GPU {index}", state, time.monotonic())
             return replace(known, state=state, problem=_words(f"GPU {index}", error))
 
     def _measure(self, index: int, handle: Any) -> GpuSample:
         at = time.monotonic()  # before the call: a sample is never younger than it says
         memory = _memory(handle)
-        rates = _optional(lambda: pynvml.nvmlDeviceGetUtilizationRates(handle))
-        celsius = _optional(lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))
-        milliwatts = _optional(lambda: pynvml.nvmlDeviceGetPowerUsage(handle))
+        rates = optional(lambda: pynvml.nvmlDeviceGetUtilizationRates(handle))
+        celsius = optional(lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))
+        milliwatts = optional(lambda: pynvml.nvmlDeviceGetPowerUsage(handle))
+        uuid = str(pynvml.nvmlDeviceGetUUID(handle))
         return GpuSample(
             index=index,
-            uuid=str(pynvml.nvmlDeviceGetUUID(handle)),
+            uuid=uuid,
             name=str(pynvml.nvmlDeviceGetName(handle)),
             state=SensorState.OK,
             at=at,
@@ -189,7 +187,8 @@ class _Driver:
             utilization=None if rates is None else rates.gpu / 100,
             temperature_c=None if celsius is None else float(celsius),
             power_w=None if milliwatts is None else milliwatts / 1000,
-            processes=_processes(handle, self._root / "proc"),
+            processes=self._users.of(handle, uuid),
+            address=optional(partial(_address, handle)) or "",
         )
 
     # --- no GPU ---
@@ -208,7 +207,7 @@ class _Driver:
         return self._refuse(self._state_of(error.value), _words("NVML", error))
 
     def _state_of(self, code: int) -> SensorState:
-        if code in _LOST:
+        if code in LOST:
             return SensorState.LOST
         if code == pynvml.NVML_ERROR_LIBRARY_NOT_FOUND:
             return SensorState.ABSENT
@@ -239,14 +238,10 @@ def _stale(last: GpuReading, problem: str) -> GpuReading:
     return GpuReading(SensorState.STALE, gpus, problem, last.driver)
 
 
-def _optional(call: Callable[[], T]) -> T | None:
-    """What `call` gives, or None where this GPU or driver does not offer it."""
-    try:
-        return call()
-    except pynvml.NVMLError as error:
-        if error.value in _LOST or error.value == pynvml.NVML_ERROR_UNINITIALIZED:
-            raise
-        return None
+def _address(handle: Any) -> str:
+    """As the kernel writes it; NVML's own text has a domain of eight digits, and a function."""
+    found = pynvml.nvmlDeviceGetPciInfo(handle)
+    return f"{found.domain:04x}:{found.bus:02x}:{found.device:02x}"
 
 
 def _memory(handle: Any) -> Any:
@@ -257,32 +252,6 @@ def _memory(handle: Any) -> Any:
         if error.value not in _TOO_OLD:
             raise
         return pynvml.nvmlDeviceGetMemoryInfo(handle)
-
-
-def _processes(handle: Any, proc: Path) -> tuple[GpuProcess, ...]:
-    """Who uses the GPU, largest first. A process that computes and draws stands in both lists with the same figure."""
-    found: dict[int, int | None] = {}
-    for process in (*_listed(handle, _COMPUTE), *_listed(handle, _GRAPHICS)):
-        sizes = [size for size in (found.get(process.pid), process.usedGpuMemory) if size is not None]
-        found[process.pid] = max(sizes, default=None)
-    listed = (GpuProcess(pid, used, _comm(proc, pid)) for pid, used in found.items())
-    return tuple(sorted(listed, key=lambda process: (-(process.used or 0), process.pid)))
-
-
-def _listed(handle: Any, versions: Iterable[Callable[[Any], Iterable[Any]]]) -> Iterable[Any]:
-    for version in versions:
-        found = _optional(partial(version, handle))
-        if found is not None:
-            return found
-    return ()
-
-
-def _comm(proc: Path, pid: int) -> str:
-    """The name the kernel has for a process (15 characters); empty where it is gone or in another PID namespace."""
-    try:
-        return (proc / str(pid) / "comm").read_text(errors="replace").rstrip("\n")
-    except OSError:
-        return ""
 
 
 def _has_nvidia_pci(sys: Path) -> bool:

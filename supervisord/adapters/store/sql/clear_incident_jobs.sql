@@ -1,0 +1,1 @@
+DELETE FROM incident_jobs WHERE incident_id = ?;

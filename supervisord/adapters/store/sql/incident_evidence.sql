@@ -1,0 +1,1 @@
+SELECT body FROM incident_evidence WHERE incident_id = ?;
