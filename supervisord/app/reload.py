@@ -55,6 +55,7 @@ KEPT: Mapping[str, str] = {
     "limits.idle_timeout_s": "limits.idle_timeout",
     "limits.connections": "limits.connections",
     "limits.client_stall_s": "limits.client_stall",
+    "cgroups": "memory.cgroups",
     "store.prompts": "store.prompts",
     "store.retention_s": "store.retention",
 }

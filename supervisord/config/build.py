@@ -50,6 +50,7 @@ def build(settings: FileSettings, resolver: Resolver, source: str) -> Configurat
         backends=backends,
         routes=build_routes(settings.models, backends),
         default_route=settings.routing.default,
+        cgroups=settings.memory.cgroups == "auto",
         source=source,
     )
 

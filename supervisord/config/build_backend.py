@@ -14,8 +14,9 @@ from supervisord.config.schema_remote import RemoteSettings
 from supervisord.config.schema_vllm import FITTING, VllmRung, VllmSettings
 from supervisord.core.exits import CauseKind, Signature
 from supervisord.core.ladder import Footprint, Rung, Shrink
-from supervisord.core.life import LifePolicy
+from supervisord.core.memory import GroupLimits
 from supervisord.core.restart import RestartPolicy
+from supervisord.core.state import LifePolicy
 from supervisord.runtimes.base import BackendSpec, CommandOptions, MemoryNeed, RemoteOptions, VllmOptions
 
 REMOTE_PROBE_S = 30.0  # a call each second would be 86 000 a day at somebody else's door
@@ -65,6 +66,9 @@ def _life(backend: BackendSettings) -> LifePolicy:
         load_stall_s=timeouts.load_stall,
         probe_hang_s=timeouts.probe_hang,
         progress_s=timeouts.progress,
+        climb_after_s=restart.climb_after,
+        busy_s=timeouts.busy,
+        first_token_s=timeouts.first_token,
         drain_s=timeouts.drain,
         term_s=timeouts.term,
         kill_s=timeouts.kill,
@@ -87,6 +91,7 @@ def _local(spec: BackendSpec, backend: LocalSettings, at: Path, resolver: Resolv
         cpus=backend.cpus,
         numa_node=backend.numa_node,
         memory=MemoryNeed(backend.memory.vram, backend.memory.ram),
+        limits=GroupLimits(backend.limits.memory, backend.limits.pids),
         pinned=backend.pinned,
         max_wait_s=backend.max_wait,
         min_residence_s=backend.min_residence,
@@ -94,6 +99,8 @@ def _local(spec: BackendSpec, backend: LocalSettings, at: Path, resolver: Resolv
         cwd=resolver.path(backend.cwd, (*at, "cwd")),
         nice=backend.nice,
         oom_score_adj=backend.oom_score_adj,
+        canary_every_s=backend.canary.every,
+        canary_token=backend.canary.token,
     )
 
 

@@ -32,6 +32,8 @@ Check = Callable[[object], Any]
 
 FORM = "$comment"  # where the JSON Schema of a kind says how it is written; joined to the setting's description
 
+OFF = "off"
+
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 _TRUTH = {"true": True, "false": False}
 
@@ -88,6 +90,16 @@ def duration(low: str, high: str) -> tuple[PlainValidator, WithJsonSchema]:
     check = _bounded(parse_duration, format_duration, parse_duration(low), parse_duration(high))
     words = f"Duration from {low} to {high}."
     return checked(check, {"type": ["string", "number"], "pattern": DURATION_PATTERN, FORM: words})
+
+
+def duration_or_off(low: str, high: str) -> tuple[PlainValidator, WithJsonSchema]:
+    """Seconds, from a duration within bounds; None for off."""
+    within = _bounded(parse_duration, format_duration, parse_duration(low), parse_duration(high))
+    pattern = f"(?:{DURATION_PATTERN})|^{OFF}$"
+    words = f"Duration from {low} to {high}, or {OFF}."
+    kind = {"type": ["string", "number"], "pattern": pattern, FORM: words}
+    # YAML reads the word as a truth.
+    return checked(lambda value: None if value is False or value == OFF else within(value), kind)
 
 
 def size(low: str, high: str) -> tuple[PlainValidator, WithJsonSchema]:

@@ -92,6 +92,7 @@ class Configuration:
     Paths are absolute. `listen_port` 0 asks for a free one. `drain_timeout` is in seconds. `routes` has every name
     clients may ask for, once; `default_route`, one of these names, serves the others (None: they are refused). `source`
     is the path of the file, empty for the built-in defaults; it does not count when two configurations are compared.
+    `cgroups`: whether backends get control groups, where there can be some.
     """
 
     listen_host: str
@@ -109,4 +110,5 @@ class Configuration:
     backends: tuple[BackendSpec, ...]
     routes: tuple[Route, ...]
     default_route: str | None
+    cgroups: bool = True
     source: str = field(default="", compare=False)

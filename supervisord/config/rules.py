@@ -63,6 +63,16 @@ def _memory(settings: FileSettings) -> Iterator[Finding]:
             paths: tuple[Path, ...] = (("backends", name, "memory", "ram"), ("memory", "host", "limit"))
             sizes = f"{format_size(ram)} is more than memory.host.limit ({format_size(limit)})"
             yield Finding(paths, f"{sizes}; the backend could never start")
+        if isinstance(backend, LocalSettings):
+            yield from _limits(name, backend)
+
+
+def _limits(name: str, backend: LocalSettings) -> Iterator[Finding]:
+    ram, limit = backend.memory.ram, backend.limits.memory
+    if ram is not None and limit is not None and limit < ram:
+        paths: tuple[Path, ...] = (("backends", name, "limits", "memory"), ("backends", name, "memory", "ram"))
+        sizes = f"{format_size(limit)} is less than what it takes, memory.ram ({format_size(ram)})"
+        yield Finding(paths, f"{sizes}; the kernel would kill it")
 
 
 def _name(name: str) -> Iterator[Finding]:
@@ -82,3 +92,7 @@ def _timing(name: str, backend: AnyBackend) -> Iterator[Finding]:
         paths = ((*at, "timeouts", "probe_hang"), (*at, "timeouts", "probe"))
         hang, probe = format_duration(timeouts.probe_hang), format_duration(timeouts.probe)
         yield Finding(paths, f"probe_hang ({hang}) must be longer than one probe ({probe})")
+    if "busy" in timeouts.model_fields_set and timeouts.busy < timeouts.progress:
+        paths = ((*at, "timeouts", "busy"), (*at, "timeouts", "progress"))
+        busy, progress = format_duration(timeouts.busy), format_duration(timeouts.progress)
+        yield Finding(paths, f"busy ({busy}) must not be shorter than progress ({progress})")

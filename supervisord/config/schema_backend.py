@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 from supervisord.config import fields
 from supervisord.config.fields import FilePath, ModelName, Truth, Variable, Word
 from supervisord.config.fields_hardware import Cpus, Gpu
-from supervisord.config.schema_life import Restart, Timeouts
+from supervisord.config.schema_life import Canary, Restart, Timeouts
 from supervisord.config.settings import Settings, section, setting
 from supervisord.core.ladder import SMALLEST_CONTEXT
 from supervisord.runtimes.base import RuntimeKind
@@ -52,11 +52,22 @@ class Need(Settings):
     )
 
 
+class GroupLimit(Settings):
+    memory: Annotated[int, *fields.size("64MiB", "16TiB")] | None = setting(
+        None,
+        "RAM at which the kernel takes back pages of files, then kills it. Needs control groups. Default: no limit.",
+    )
+    pids: Annotated[int, *fields.whole(16, 2**22)] | None = setting(
+        None, "Processes and threads that it may have. Needs control groups. Default: no limit."
+    )
+
+
 class LocalSettings(BackendSettings):
     """What every runtime has that starts a process on this machine."""
 
     gpus: list[Gpu] = setting([], "GPUs it may use, by index or UUID. Default: all.")
     memory: Need = section(Need, "What it takes, where that is known better than by measuring.")
+    limits: GroupLimit = section(GroupLimit, "What the kernel holds all of its processes to, together.")
     pinned: Truth = setting(default=False, description="Never asked to leave to make room for another backend.")
     max_wait: Annotated[float, *fields.duration("0s", "1h")] = setting(
         "30s", "Its jobs wait this long for busy backends to become idle; then one has to make room."
@@ -74,4 +85,5 @@ class LocalSettings(BackendSettings):
     numa_node: Annotated[int, *fields.whole(0, 1023)] | None = setting(
         None, "Run on the processors of this NUMA node, with its memory preferred; cpus wins over its processors."
     )
+    canary: Canary = section(Canary, "Whether it would still answer, found out before somebody needs it.")
     port: Annotated[int, *fields.whole(0, 65_535)] = setting(0, "Port of the server on 127.0.0.1; 0 for a free one.")

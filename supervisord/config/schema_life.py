@@ -25,6 +25,19 @@ class Restart(Settings):
     rearm_after: Annotated[float, *fields.duration("1s", "30d")] = setting(
         "15m", "A parked backend that can heal is tried once more after this."
     )
+    climb_after: Annotated[float, *fields.duration("1s", "30d")] = setting(
+        "30m", "Served this long on a smaller rung: the next larger one is tried. Each failure doubles the wait."
+    )
+
+
+class Canary(Settings):
+    every: Annotated[float | None, *fields.duration_or_off("10s", "7d")] = setting(
+        "10m", "Idle this long, and for as long again each time, it is asked whether it still answers."
+    )
+    token: bool | None = setting(
+        None,
+        "Asked for one token, or only for its counters. Unset: not on llama_cpp, where it displaces a cached prompt.",
+    )
 
 
 class Timeouts(Settings):
@@ -38,7 +51,14 @@ class Timeouts(Settings):
         "30s", "No probe answered and no token sent: hung."
     )
     progress: Annotated[float, *fields.duration("1s", "1d")] = setting(
-        "2m", "Work in flight and nothing moves: hung. Prompt processing counts as progress."
+        "2m", "Work in flight, nothing moves and nothing is computed: hung. Prompt processing counts as progress."
+    )
+    busy: Annotated[float, *fields.duration("1s", "7d")] = setting(
+        "15m", "Work in flight and nothing moves, although its processors or GPUs are busy: hung."
+    )
+    first_token: Annotated[float, *fields.duration("0s", "1d")] = setting(
+        "200s",
+        "More of busy (a quarter: of progress) for each 1000 tokens of a prompt whose answer has not begun.",
     )
     drain: Annotated[float, *fields.duration("0s", "1d")] = setting(
         "30s", "Time running requests have to finish before a stop."

@@ -70,7 +70,22 @@ class Placement(Settings):
     )
 
 
+def _parse_groups(value: object) -> str:
+    """YAML reads a bare `off` as false."""
+    word = "off" if value is False else value
+    problem = fields.choice_problem(word, ("auto", "off"), "a way to use control groups")
+    if problem:
+        raise ValueError(problem)
+    return str(word)
+
+
+Groups = Annotated[str, *fields.checked(_parse_groups, {"enum": ["auto", "off", False]})]
+
+
 class Memory(Settings):
     vram: Vram = section(Vram, "Each GPU.")
     host: Host = section(Host, "RAM and swap.")
     placement: Placement = section(Placement, "How backends take turns.")
+    cgroups: Groups = setting(
+        "auto", "A control group for each backend: auto where the system lets the daemon, or off."
+    )

@@ -4,7 +4,9 @@ from collections import deque
 from collections.abc import Callable
 
 from supervisord.core.backend import step
-from supervisord.core.life import BackendState, DeadlineReached, Effect, Event, LifePolicy
+from supervisord.core.life import DeadlineReached, Effect, Event
+from supervisord.core.state import BackendState, LifePolicy
+from supervisord.engine.lateness import CATCH_UP_S, LATE_S
 from supervisord.ports import Clock, Timer
 
 Changed = Callable[[BackendState, BackendState], None]
@@ -34,6 +36,8 @@ class BackendActor:
         self._working = False
         self._timer: Timer | None = None
         self._timer_at: float | None = None
+        self._excused: float | None = None  # the deadline that passed while the daemon did not run
+        self._not_before = 0.0  # no deadline counts sooner: the daemon has to catch up with what happened
 
     def post(self, event: Event) -> None:
         """Hand an event over."""
@@ -64,17 +68,21 @@ class BackendActor:
         if self._timer is not None and self._timer_at is not None and self._timer_at <= deadline:
             return
         self._cancel_timer()
-        self._timer_at = deadline
-        self._timer = self._clock.call_at(deadline, self._fired)
+        self._timer_at = max(deadline, self._not_before, self._clock.monotonic())
+        self._timer = self._clock.call_at(self._timer_at, self._fired)
 
     def _fired(self) -> None:
+        now, due = self._clock.monotonic(), self._timer_at
         self._timer = self._timer_at = None
-        if self.state.deadline is None:
+        if self.state.deadline is None or due is None:
             return
-        if self._clock.monotonic() >= self.state.deadline:
-            self.post(DeadlineReached())
-        else:
+        if now < self.state.deadline:
             self._arm()
+        elif now - due >= LATE_S and self._excused != self.state.deadline:
+            self._excused, self._not_before = self.state.deadline, now + CATCH_UP_S
+            self._arm()
+        else:
+            self.post(DeadlineReached())
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:

@@ -6,25 +6,24 @@ from dataclasses import replace
 
 from supervisord.core import life
 from supervisord.core.errors import SpawnError
-from supervisord.core.exits import AskedFor, CauseKind, ExitCause, ExitEvidence, Signature, classify, out_of_memory
+from supervisord.core.exits import CauseKind, ExitCause, ExitEvidence, Signature, classify, out_of_memory
 from supervisord.core.ladder import Footprint, Rung
-from supervisord.core.life import ALIVE, DOWN, BackendState, Phase, Want
-from supervisord.engine import telling
+from supervisord.core.state import ALIVE, DOWN, BackendState, LifePolicy, Phase, Want
+from supervisord.engine import stopping, telling
 from supervisord.engine.actor import BackendActor
+from supervisord.engine.attendance import Attendance
 from supervisord.engine.generation import Generation
 from supervisord.engine.launch import Launcher
 from supervisord.engine.output import Output
 from supervisord.engine.remote import NoProcess
 from supervisord.engine.scale import Scale
-from supervisord.engine.watch import Watch
+from supervisord.engine.verdict import verdict_on
 from supervisord.engine.world import Hooks, World
 from supervisord.ports import ManagedProcess
 from supervisord.runtimes.base import BackendSpec, Runtime
 from supervisord.runtimes.registry import RUNTIMES
 
 LOG_LINES = 400  # of the log's end that the verdict on an exit looks at; vLLM tells a cause up to 120 before its end
-RELEASE_LIMIT_S = 30.0  # for the driver to give memory back after the last process ended; seen: 0.3 to 5 s
-RELEASE_POLL_S = 0.25
 LATENCY_WEIGHT = 0.3  # of the newest request in the running mean of the time to the first byte
 NEVER_PARKED = 1_000_000  # failures: an address that is not ours may come back at any time, and costs nothing to ask
 
@@ -41,6 +40,7 @@ class Backend:
         self._scale = Scale(spec, self.runtime)
         self._next: BackendSpec | None = None  # in force from the next start on
         self.generation: Generation | None = None
+        self._attendance: Attendance | None = None  # of this generation, once its process runs
         self._last_words: list[str] = []  # of the generation before this one
         self.last_used = world.clock.monotonic()
         self.tokens_per_second: float | None = None
@@ -59,7 +59,7 @@ class Backend:
         return self._actor.state
 
     @property
-    def policy(self) -> life.LifePolicy:
+    def policy(self) -> LifePolicy:
         return self._actor.policy
 
     @property
@@ -73,14 +73,19 @@ class Backend:
     def rungs(self) -> tuple[Rung, ...]:
         return self._scale.rungs
 
+    @property
+    def rung_name(self) -> str:
+        """The rung it is on, in words."""
+        return self._scale.name_of(self.state.rung)
+
     def footprint_on(self, rung: int) -> Footprint:
         """The memory settings of a rung; 0 is as configured."""
         return self._scale.footprint_on(rung)
 
-    def _life_policy(self) -> life.LifePolicy:
+    def _life_policy(self) -> LifePolicy:
         policy = replace(self.spec.life, rungs=len(self._scale.rungs))
         if not self.runtime.has_process:
-            policy = replace(policy, restart=replace(policy.restart, max_failures=NEVER_PARKED))
+            policy = replace(policy, elsewhere=True, restart=replace(policy.restart, max_failures=NEVER_PARKED))
         return policy
 
     def reconfigure(self, spec: BackendSpec, *, restart: bool) -> None:
@@ -142,6 +147,8 @@ class Backend:
                 self._terminate(number)
             case life.Kill(generation=number):
                 self._kill(number)
+            case life.Diagnose():
+                self._diagnose()
             case life.GrantLease(job_id=job_id, generation=number):
                 self._hooks.granted(job_id, self.name, number)
             case life.RefuseLease(job_id=job_id):
@@ -161,32 +168,32 @@ class Backend:
                 self.post(life.SpawnFailed(number, left, random.random()))  # noqa: S311 - jitter, not a secret
                 return
         except SpawnError as error:
-            evidence = ExitEvidence(None, spawn_error=error.message, spawn_permanent=error.permanent)
+            evidence = ExitEvidence(
+                None, spawn_error=error.message, spawn_permanent=error.permanent, spawn_shortage=error.shortage
+            )
             cause = classify(evidence, self._signatures_of(generation))
             self.post(life.SpawnFailed(number, cause, random.random()))  # noqa: S311 - jitter, not a secret
             return
         self.post(life.Spawned(number))
         output.release()
-        watch = Watch(
-            self,
-            generation,
-            spec=self.spec,
-            runtime=self.runtime,
-            clock=self._world.clock,
-            probe=self._world.probe,
-            kernel=self._world.kernel,
-        )
-        self._world.tasks.bounded(watch.run(), f"watch {self.name} {number}")
+        self._attendance = Attendance(self, generation, self._world)
+
+    def _diagnose(self) -> None:
+        if self._attendance is not None:
+            self._attendance.diagnose()
+
+    def jobs_wait(self) -> bool:
+        """Whether a job waits that it could serve."""
+        return self._world.jobs_wait(self.name)
 
     def _new_generation(self, number: int, rung: int) -> Generation:
         address = self.runtime.address(self.spec, self.spec.port)
-        generation = Generation(
-            number, rung, self.footprint_on(rung), address, self.spec, rung_name=self._scale.name_of(rung)
-        )
+        generation = Generation(number, rung, self.footprint_on(rung), address, self.spec)
+        generation.rung_name, generation.rung_why = self._scale.name_of(rung), self.state.rung_why if rung else ""
         generation.last_bytes = generation.spawned = self._world.clock.monotonic()
         generation.oom_kills_before = self._world.kernel.oom_kills()
         self._last_words = self.tail(LOG_LINES)
-        self.generation = generation
+        self.generation, self._attendance = generation, None
         return generation
 
     async def _spawn_process(self, generation: Generation, output: Output) -> bool:
@@ -214,29 +221,9 @@ class Backend:
 
     def _terminate(self, number: int) -> None:
         self._world.places.give_up(self.name)
-        generation, process = self.generation, self._process_of(number)
-        if generation is None or process is None:
-            return
-        cause = self.state.cause
-        match None if cause is None else cause.kind:
-            case CauseKind.HANG:
-                generation.asked = AskedFor.HANG
-            case CauseKind.LOAD_STALL:
-                generation.asked = AskedFor.STALL
-            case _:
-                generation.asked = AskedFor.STOP
-        if generation.stop:
-            self._world.tasks.bounded(self._stop_politely(generation, process), f"stop {self.name} {number}")
-        else:
-            process.terminate()
-
-    async def _stop_politely(self, generation: Generation, process: ManagedProcess) -> None:
-        """The configured stop command, then the signal that everybody understands."""
-        env = generation.launched.env if generation.launched is not None else {}
-        problem = await self._world.processes.run(generation.stop, env, generation.described.life.term_s)
-        if problem:
-            telling.stop_failed(self._world.journal, self.name, generation, problem)
-        process.terminate()
+        generation = self.generation
+        if generation is not None and generation.number == number:
+            stopping.terminate(self.name, generation, self.state.cause, self._world)
 
     # --- what the process tells --------------------------------------------------------------------------------------
 
@@ -253,33 +240,28 @@ class Backend:
         """The verdict on an exit, from all that is known at this moment."""
         process = generation.process
         log = () if process is None else tuple(process.tail(LOG_LINES))
-        kills = self._oom_kills_since(generation)
-        evidence = ExitEvidence(
-            status,
-            asked=generation.asked,
-            was_ready=generation.was_ready,
-            log=log,
-            kernel_oom_kills=kills,
-            # Reading the kernel's log takes time: only where its counter says that there is something in it.
-            kernel_named_us=self._world.kernel.named(generation.pids) if kills or status == -9 else None,
-        )
-        cause = classify(evidence, self._signatures_of(generation))
+        around = self._world.surroundings(generation.described)
+        verdict = verdict_on(generation, status, log, self._world.kernel, around)
+        cause = self._known_better(verdict.cause)
         if cause.is_oom:
             self._scale.learn_fitting(log)
             self._actor.policy = self._life_policy()
+        elif cause.permanent and self._scale.learn_refused(generation.rung, log):
+            cause = replace(cause, permanent=False)  # the next start is another one: its ladder goes on without that
+            self._actor.policy = self._life_policy()
+        generation.status, generation.rules, generation.last_words = status, verdict.rules, log
         telling.end(self._world.journal, self.name, generation, status=status, cause=cause, log_tail=self.tail(20))
         self._world.observe(generation)
         self.post(life.Exited(generation.number, cause))
 
+    def _known_better(self, cause: ExitCause) -> ExitCause:
+        """What we ended it for is known with its evidence: how it then ended tells less."""
+        known = self.state.cause
+        return known if known is not None and self.state.phase is Phase.STOPPING and known.kind is cause.kind else cause
+
     @staticmethod
     def _signatures_of(generation: Generation) -> tuple[Signature, ...]:
         return RUNTIMES[generation.described.runtime].signatures(generation.described)
-
-    def _oom_kills_since(self, generation: Generation) -> int | None:
-        now = self._world.kernel.oom_kills()
-        if now is None or generation.oom_kills_before is None:
-            return None
-        return now - generation.oom_kills_before
 
     def tree_gone(self, generation: Generation) -> None:
         """No process of the tree is left: from here on only its memory can be missing."""
@@ -287,16 +269,7 @@ class Backend:
         self._world.tasks.bounded(self._await_release(generation), f"release {self.name} {generation.number}")
 
     async def _await_release(self, generation: Generation) -> None:
-        """Freed is what has been measured as free; a driver that tells nothing is not waited for."""
-        clock = self._world.clock
-        pids = generation.pids
-        gone_at = clock.monotonic()
-        has_any = generation.pid is not None  # an address that is not ours holds nothing here
-        while has_any and not self._world.released(pids, gone_at) and clock.monotonic() < gone_at + RELEASE_LIMIT_S:
-            generation.note = "waits for its VRAM to be measured free"
-            self._world.look_now()
-            await clock.sleep(RELEASE_POLL_S)
-        self.post(life.Released(generation.number, random.random()))  # noqa: S311 - jitter, not a secret
+        self.post(await stopping.released(generation, self._world))
 
     def lacks_memory(self, generation: Generation) -> bool:
         """Whether the server, which answered with an error, has said since the last look that it got no memory.
@@ -346,8 +319,11 @@ class Backend:
 
     def _changed(self, before: BackendState, after: BackendState) -> None:
         journal = self._world.journal
+        if after.in_flight and self._attendance is not None:
+            self._attendance.disturb()
         if before.phase is not after.phase or before.generation != after.generation:
             telling.phase(journal, self.name, before, after)
+            self._hooks.entered(self, before, after)
         if before.open_until is None and after.open_until is not None:
             telling.breaker(journal, self.name, after)
         if before.rung != after.rung:

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from supervisord.core.footprint import Need
-from supervisord.core.life import Phase, Want
 from supervisord.core.placement import HOST, Standing, Tenant
+from supervisord.core.state import Phase, Want
 from supervisord.engine.backend import Backend
 from supervisord.engine.footprints import Footprints
 from supervisord.engine.outlook import Outlook
 from supervisord.engine.sampler import Sampler
 from supervisord.engine.wishes import Wishes
+from supervisord.runtimes.base import BackendSpec
 
 _STANDING: Mapping[Phase, Standing] = {
     Phase.STOPPED: Standing.AWAY,
@@ -46,9 +47,7 @@ class Census:
         standing = self.standing_of(backend)
         gpus = self._sampler.gpus_of(spec)
         need = self.need_of(name)
-        expects = _spread(need.vram, gpus, spec.tensor_split)
-        if need.ram:
-            expects[HOST] = need.ram
+        expects = self._expects(spec, need)
         waiting = self._outlook.waiting_for(name)
         return Tenant(
             name=name,
@@ -75,6 +74,16 @@ class Census:
             closed_since=self.closed_since.get(name),
         )
 
+    def expected_on(self, name: str, rung: int) -> Mapping[str, int]:
+        """Bytes by pool that a backend would take on a rung of its ladder."""
+        return self._expects(self.backends[name].spec, self._need_on(name, rung))
+
+    def _expects(self, spec: BackendSpec, need: Need) -> dict[str, int]:
+        expects = _spread(need.vram, self._sampler.gpus_of(spec), spec.tensor_split)
+        if need.ram:
+            expects[HOST] = need.ram
+        return expects
+
     def standing_of(self, backend: Backend) -> Standing:
         """How a backend stands towards its place."""
         standing = _STANDING[backend.state.phase]
@@ -97,8 +106,10 @@ class Census:
 
     def need_of(self, name: str) -> Need:
         """What a backend takes on the rung it is on."""
+        return self._need_on(name, self.backends[name].state.rung)
+
+    def _need_on(self, name: str, rung: int) -> Need:
         backend = self.backends[name]
-        rung = backend.state.rung
         gpus = self._sampler.gpus_of(backend.spec)
         found = self._footprints.need(
             backend.spec,

@@ -16,9 +16,9 @@ from supervisord.core.errors import (
     SupervisorError,
 )
 from supervisord.core.job import FailureReason, Job
-from supervisord.core.life import Phase
 from supervisord.core.queue import JobQueue, Key
 from supervisord.core.routing import Route, Routes
+from supervisord.core.state import Phase
 from supervisord.engine.backend import Backend
 from supervisord.engine.outlook import Outlook, Waker
 from supervisord.engine.tickets import Lease, Ticket
@@ -42,6 +42,7 @@ class Dispatcher:
         self._timer_at: float | None = None
         self._seconds_per_job: float | None = None
         self._returned: Callable[[], None] = _ignore
+        self._broke: dict[str, tuple[int, int]] = {}  # of each backend: the last generation that broke, and its jobs
 
     def serve_with(self, backends: Mapping[str, Backend], waker: Waker, returned: Callable[[], None]) -> None:
         """The backends there are, who starts them, and whom to tell of each lease that ends; called once, first."""
@@ -207,6 +208,13 @@ class Dispatcher:
             ticket.asked = None
             self.pump()  # another backend may have room
 
+    def drop(self, job_id: str) -> None:
+        """A fault of our own has ended this job: it neither waits nor holds a slot any more."""
+        self.withdraw(job_id)
+        lease = self._leases.get(job_id)
+        if lease is not None:
+            self.give_back(lease, served=False)
+
     def give_back(self, lease: Lease, *, served: bool, failed: bool = False) -> None:
         """End a lease; the slot is free for the next job. `failed`: the backend is to blame."""
         if self._leases.pop(lease.job.id, None) is not lease:
@@ -227,6 +235,18 @@ class Dispatcher:
         self._returned()
         self.pump()
         self.outlook.waker.touch_if_waiting()
+
+    def others_at(self, lease: Lease) -> int:
+        """How many other jobs were in flight at its generation when this one, or the first of them, broke off."""
+        name, number = lease.backend.name, lease.generation.number
+        now = sum(1 for other in self._leases.values() if other.generation is lease.generation)
+        known, jobs = self._broke.get(name, (number, 0))
+        self._broke[name] = number, max(now, jobs) if known == number else now
+        return self._broke[name][1] - 1
+
+    def serving(self, backend: str) -> tuple[str, ...]:
+        """The ids of the jobs that a backend is serving."""
+        return tuple(lease.job.id for lease in self._leases.values() if lease.backend.name == backend)
 
     def fail_leases(self, backend: str, generation: int, reason: FailureReason, detail: str) -> None:
         """End every attempt at a generation that will not answer any more."""

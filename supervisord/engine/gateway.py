@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 from supervisord.core import life
 from supervisord.core.errors import (
     DrainingError,
+    PoisonError,
     StoreUnavailableError,
     SupervisorError,
 )
+from supervisord.core.hang import UNKNOWN_CONTEXT, longest_silence, prompt_tokens, within_context
 from supervisord.core.job import FailureReason, Job, JobStatus, Submission
+from supervisord.core.poison import DEADLY
 from supervisord.core.record import AttemptRecord, EventKind
 from supervisord.core.routing import Route
 from supervisord.engine.body import body_for, shaped
@@ -23,17 +26,19 @@ from supervisord.engine.patience import EVERY_S, FIRST_AFTER_S, PatientClient
 from supervisord.engine.records import Course, attempt_record, job_result
 from supervisord.engine.relay import Attempt, RelayPolicy
 from supervisord.engine.sizing import Sizing
+from supervisord.engine.suspicion import Suspicion
 from supervisord.engine.tickets import Lease, Ticket, retried
 from supervisord.ports import Client, Clock, JobStore, Upstream, UpstreamRequest
 
 BUSY_PAUSE_S = 1.0  # before a backend is asked again that was too busy and did not say for how long
 LOG_LAG_S = 0.05  # until a line that a server printed before its answer has been read
+EXIT_LAG_S = 2.0  # at most, until the exit of a server is told whose connections broke; seen: 2 to 60 ms
+EXIT_LOOK_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class GatewayPolicy:
     queue_timeout_s: float = 600.0
-    idle_timeout_s: float = 900.0  # of a backend's connection; hangs are found by progress long before
     keep_prompts: bool = False
     keep_clients: bool = True
     relay: RelayPolicy = RelayPolicy()  # noqa: RUF009 - a frozen value
@@ -100,6 +105,7 @@ class Gateway:
                 raise
             patient.fail(error)
         except Exception as error:
+            self._dispatcher.drop(job.id)
             self._finish(course, JobStatus.FAILED, FailureReason.INTERNAL, repr(error)[:300])
             raise
 
@@ -112,11 +118,18 @@ class Gateway:
 
     async def _run(self, course: Course, ticket: Ticket, client: Client) -> None:
         attempts = self._dispatcher.outlook.attempts_for(course.job)
+        suspicion = Suspicion()
         while True:
             if isinstance(client, PatientClient) and not ticket.lease.done():
                 await self._wait_telling(course, ticket, client)
             lease = await self._lease(ticket)
             outcome = await self._try(course, lease, client)
+            if outcome.reason in DEADLY:
+                suspicion.note(lease, outcome, others=self._dispatcher.others_at(lease))
+                if await self._is_poison(suspicion, lease):
+                    self._dispatcher.give_back(lease, served=False, failed=True)
+                    self._refuse_poison(course, outcome, suspicion.words)
+                    return
             if outcome.retriable:
                 expires = self._clock.monotonic() + self._policy.queue_timeout_s
                 course.job = retried(course.job, lease.backend.name, expires)
@@ -136,6 +149,23 @@ class Gateway:
             else:
                 self._answer_failure(course, outcome, client)
             return
+
+    async def _is_poison(self, suspicion: Suspicion, lease: Lease) -> bool:
+        """Whether the job is to blame for all of it; a moment is given to what has still to be told of the last."""
+        told_by = self._clock.monotonic() + EXIT_LAG_S
+        try:
+            while suspicion.may_be_enough and not suspicion.is_certain and self._clock.monotonic() < told_by:
+                await self._clock.sleep(EXIT_LOOK_S)
+        except asyncio.CancelledError:
+            self._dispatcher.give_back(lease, served=False, failed=True)
+            raise
+        return suspicion.is_enough
+
+    def _refuse_poison(self, course: Course, outcome: AttemptOutcome, words: str) -> None:
+        """Raises PoisonError for the client, if it has had nothing yet; else it has been told of its attempt's end."""
+        if not outcome.reached_client:
+            raise PoisonError(words)
+        self._finish(course, JobStatus.FAILED, FailureReason.POISON, words)
 
     async def _wait_telling(self, course: Course, ticket: Ticket, client: PatientClient) -> None:
         """Returns once the wait is over, however; a stream that waits for long is told why."""
@@ -216,6 +246,7 @@ class Gateway:
             stream=submission.stream,
             hide_usage=hides,
             elsewhere=not backend.runtime.has_process,
+            tokens=lease.job.tokens,
         )
         lease.fail = attempt.fail
         attempt.extra_headers = self._headers_of(course, lease)
@@ -225,7 +256,7 @@ class Gateway:
             path=submission.endpoint,
             headers=_REQUEST_HEADERS,
             body=body,
-            idle_timeout_s=self._policy.idle_timeout_s,
+            idle_timeout_s=_longest_silence(lease, submission, len(body)),
         )
         outcome: AttemptOutcome | None = None
         left = True
@@ -312,3 +343,13 @@ def _judge_memory(lease: Lease) -> None:
 
 # What of the client's headers matters to a backend is in the body; identity and credentials stay here.
 _REQUEST_HEADERS = (("content-type", "application/json"), ("accept", "*/*"))
+
+
+def _longest_silence(lease: Lease, submission: Submission, body_bytes: int) -> float:
+    context, policy = lease.backend.known_context, lease.backend.policy
+    prompt = within_context(prompt_tokens(body_bytes, lease.job.tokens), context)
+    if submission.stream:
+        return longest_silence(prompt, 0, policy)
+    asked = submission.max_tokens
+    longest = UNKNOWN_CONTEXT if asked is None or asked < 0 else asked  # below 0: without an end
+    return longest_silence(prompt, within_context(longest, context), policy)

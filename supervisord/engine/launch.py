@@ -59,6 +59,7 @@ class Launcher:
             oom_score_adj=self._spec.oom_score_adj,
             cpus=placed.cpus,
             memory_node=self._spec.numa_node,
+            limits=self._spec.limits,
         )
         return Prepared(spec, self._runtime.address(self._spec, port), launch.stop)
 

@@ -8,9 +8,9 @@ from supervisord.core.dispatch import BackendView
 from supervisord.core.errors import ModelNotFoundError
 from supervisord.core.job import Job
 from supervisord.core.leases import room
-from supervisord.core.life import Phase, Want
 from supervisord.core.queue import JobQueue
 from supervisord.core.routing import Route, Routes
+from supervisord.core.state import Phase, Want
 from supervisord.engine.backend import Backend
 
 FEWEST_ATTEMPTS = 2  # the first, and one more: what fails twice on one backend is not bad luck

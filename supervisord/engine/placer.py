@@ -8,9 +8,9 @@ from contextlib import suppress
 from supervisord.core import life
 from supervisord.core.errors import SpawnError
 from supervisord.core.footprint import Need
-from supervisord.core.life import Want
 from supervisord.core.placement import PlacementPolicy, Plan, Pool, Standing, Tenant, plan
 from supervisord.core.record import EventKind
+from supervisord.core.state import Want
 from supervisord.engine.backend import Backend
 from supervisord.engine.census import Census
 from supervisord.engine.dispatcher import Dispatcher
@@ -212,6 +212,15 @@ class Placer:
     def need_of(self, name: str) -> Need:
         """What a backend takes on the rung it is on."""
         return self._census.need_of(name)
+
+    def expected_on(self, name: str, rung: int) -> Mapping[str, int]:
+        """Bytes by pool that a backend would take on a rung of its ladder."""
+        return self._census.expected_on(name, rung)
+
+    @property
+    def anybody_waits(self) -> bool:
+        """Whether a backend waits for its place."""
+        return bool(self._wishes.asking)
 
     def held(self, name: str) -> str:
         """Why a backend waits for its place; empty when it does not."""

@@ -28,11 +28,16 @@ def gpu_pool(sample: GpuSample, limits: VramLimits, ours: frozenset[int]) -> Poo
         label=f"gpu{sample.index}",
         total=sample.total,
         free=sample.free,
-        reserve=max(limits.reserve, limits.tight_free, int(limits.tight_ratio * sample.total)),
+        reserve=gpu_reserve(sample.total, limits),
         problem=_gpu_problem(sample),
         foreign=foreign,
         unexplained=unexplained,
     )
+
+
+def gpu_reserve(total: int, limits: VramLimits) -> int:
+    """Bytes that stay free on a GPU of so many: at least so that it is not tight at once."""
+    return max(limits.reserve, limits.tight_free, int(limits.tight_ratio * total))
 
 
 def _gpu_problem(sample: GpuSample) -> str:

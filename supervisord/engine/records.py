@@ -60,6 +60,8 @@ def attempt_record(
         reason=outcome.reason,
         detail=outcome.detail,
         bytes_out=outcome.bytes_out,
+        rung_name=generation.rung_name,
+        rung_why=generation.rung_why,
     )
 
 

@@ -14,6 +14,7 @@ from supervisord.core.answer import (
     refusal,
     usage,
 )
+from supervisord.core.hang import prompt_tokens
 from supervisord.core.job import FailureReason, JobStatus
 from supervisord.engine.generation import Generation
 from supervisord.engine.outcome import FAULTS, Answer, AttemptOutcome
@@ -54,14 +55,19 @@ class Attempt:
         stream: bool,
         hide_usage: bool = False,
         elsewhere: bool = False,
+        tokens: int = 0,
     ) -> None:
-        """`elsewhere`: it goes to a service that is not ours, whose errors may be of our account with it."""
+        """`elsewhere`: it goes to a service that is not ours, whose errors may be of our account with it.
+
+        `tokens`: prompt and longest answer, where somebody counted.
+        """
         self._client = client
         self._generation = generation
         self._clock = clock
         self._policy = policy
         self._stream = stream
         self._elsewhere = elsewhere
+        self._counted = tokens
         self._watch = StreamWatch(hide_usage=hide_usage)
         self._status: int | None = None
         self._headers: tuple[tuple[str, str], ...] = ()
@@ -82,6 +88,7 @@ class Attempt:
 
     async def run(self, upstream: Upstream, request: UpstreamRequest) -> AttemptOutcome:
         """Send the request and see it through. On cancellation the backend is cut off at once."""
+        self._generation.unanswered[id(self)] = prompt_tokens(len(request.body), self._counted)
         try:
             exchange = await upstream.start(request, self)
             self._exchange = exchange
@@ -96,6 +103,9 @@ class Attempt:
         except asyncio.CancelledError:
             self._abort_exchange()
             raise
+        finally:
+            self._generation.unanswered.pop(id(self), None)
+            self._exchange = None  # each holds the other, and the body: they would stay until garbage is collected
         return self._outcome
 
     async def _wait_for_client(self) -> None:
@@ -172,6 +182,7 @@ class Attempt:
         self._generation.last_bytes = now
         if self._first_byte is None:
             self._first_byte = now
+            self._generation.unanswered.pop(id(self), None)
 
     def on_end(self) -> None:
         if self._outcome is not None:

@@ -1,8 +1,8 @@
 """A backend without a process of ours: what stands in for one, so that its life is the same as that of all others."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from supervisord.core.memory import TreeUsage
+from supervisord.core.memory import GroupUsage, TreeUsage
 from supervisord.ports import LogState, ProcessEvents
 
 
@@ -39,6 +39,14 @@ class NoProcess:
     async def usage(self) -> TreeUsage:
         """Nothing of this machine."""
         return TreeUsage((), 0, 0, 0.0)
+
+    def group_usage(self) -> GroupUsage | None:
+        """It has none of this machine."""
+        return None
+
+    async def demand(self) -> Mapping[int, float]:
+        """Nothing of this machine."""
+        return {}
 
     async def owns_port(self, port: int) -> bool:
         """Nobody else can be meant."""

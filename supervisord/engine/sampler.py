@@ -1,15 +1,13 @@
-"""Sensors -> pressure -> first actions: under critical pressure dispatch pauses and idle backends leave."""
+"""Sensors -> samples -> levels of pressure, and what each backend holds."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from supervisord.core import life
 from supervisord.core.errors import SensorError
-from supervisord.core.life import DOWN, Phase, Want
+from supervisord.core.evidence import GpuRoom
 from supervisord.core.memory import (
-    Candidate,
     GpuReading,
     GpuSample,
     HostLimits,
@@ -20,19 +18,17 @@ from supervisord.core.memory import (
     VramLimits,
     assess_gpu,
     assess_host,
-    choose_victim,
     next_poll,
 )
 from supervisord.core.placement import HOST, Pool
 from supervisord.core.record import EventKind
+from supervisord.core.state import DOWN
 from supervisord.engine.backend import Backend
-from supervisord.engine.dispatcher import Dispatcher
 from supervisord.engine.journal import Journal
-from supervisord.engine.pools import Holdings, HostShare, gpu_pool, host_pool, wanted_gpus
+from supervisord.engine.pools import Holdings, HostShare, gpu_pool, gpu_reserve, host_pool, wanted_gpus
+from supervisord.engine.verdict import Surroundings
 from supervisord.ports import Clock, MemoryProbe
 from supervisord.runtimes.base import BackendSpec, RuntimeKind
-
-SETTLE_S = 5.0  # after asking one backend to leave: its effect is measured before the next is asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +41,10 @@ class MemoryLimits:
 class Sampler:
     """Owns the samples and the levels; everybody else reads them."""
 
-    def __init__(
-        self, probe: MemoryProbe, clock: Clock, journal: Journal, dispatcher: Dispatcher, limits: MemoryLimits
-    ) -> None:
+    def __init__(self, probe: MemoryProbe, clock: Clock, journal: Journal, limits: MemoryLimits) -> None:
         self._probe = probe
         self._clock = clock
         self._journal = journal
-        self._dispatcher = dispatcher
         self._limits = limits
         self._backends: Mapping[str, Backend] = {}
         self.host: HostSample | None = None
@@ -61,8 +54,7 @@ class Sampler:
         self.sampled_at: float | None = None
         self.began_at = float("-inf")  # when the latest sample was begun: nothing it shows is older (monotonic)
         self._hurry = asyncio.Event()
-        self._left_at = -SETTLE_S
-        self._paused: Mapping[str, str] = {}
+        self._room: tuple[float, int | None] = (0.0, None)  # when it was looked at last, and the headroom then
         self.holdings: Holdings = {}
         self.sampled: Callable[[], None] = _ignore  # told of each sample
 
@@ -71,7 +63,7 @@ class Sampler:
         self._limits = limits
 
     def watch_over(self, backends: Mapping[str, Backend]) -> None:
-        """The backends that may be asked to leave."""
+        """The backends whose memory is measured."""
         self._backends = backends
 
     async def run(self) -> None:
@@ -79,7 +71,6 @@ class Sampler:
         while True:
             self._hurry.clear()  # before the look: who asks while it goes on needs the next one
             await self.sample()
-            self._act()
             self.sampled()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._cadence()):
@@ -119,6 +110,10 @@ class Sampler:
         """The pressure on `host` or on the GPU with a UUID."""
         return self.levels.get(pool, Level()).pressure
 
+    def pressing(self, pool: str) -> Pressure:
+        """The pressure on a pool, as far as its latest reading bears it out."""
+        return self.levels.get(pool, Level()).pressing
+
     def vram_of(self, pids: frozenset[int]) -> int | None:
         """Bytes of VRAM that these processes hold by the latest fresh sample; None where nobody can tell."""
         if self.gpus.state is not SensorState.OK:
@@ -142,46 +137,6 @@ class Sampler:
         names = [f"{gpu.name} {gpu.total / 2**30:.0f} GiB" for gpu in self.gpus.gpus]
         host = f"{self.host.total / 2**30:.0f} GiB RAM" if self.host is not None else ""
         return ", ".join([*names, host]) if names else f"CPU, {host}"
-
-    # --- actions -----------------------------------------------------------------------------------------------------
-
-    def _act(self) -> None:
-        critical = self._critical_pools()
-        self._pause(critical)
-        if critical and self._clock.monotonic() - self._left_at >= SETTLE_S:
-            self._ask_one_to_leave(critical)
-
-    def _critical_pools(self) -> dict[str, str]:
-        pools = {HOST: "the host is short of memory"} if self.level(HOST) is Pressure.CRITICAL else {}
-        for gpu in self.gpus.gpus:
-            if self.level(gpu.uuid) is Pressure.CRITICAL:
-                pools[gpu.uuid] = f"gpu{gpu.index} is short of memory"
-        return pools
-
-    def _pause(self, critical: Mapping[str, str]) -> None:
-        paused: dict[str, str] = {}
-        for backend in self._backends.values():
-            for pool in self._pools_of(backend):
-                if pool in critical:
-                    paused[backend.name] = critical[pool]
-        if paused != self._paused:
-            self._tell_pause(paused)
-            self._paused = paused
-            self._dispatcher.pause(paused)
-
-    def _ask_one_to_leave(self, critical: Mapping[str, str]) -> None:
-        candidates = tuple(
-            Candidate(b.name, _is_idle(b), b.spec.priority, b.last_used, b.spec.pinned)
-            for b in self._backends.values()
-            if not critical.keys().isdisjoint(self._pools_of(b))
-        )
-        victim = choose_victim(candidates)
-        if victim is None:
-            return
-        self._left_at = self._clock.monotonic()
-        why = "; ".join(critical.values())
-        self._journal.tell(EventKind.EVICTED, f"{victim} was asked to leave: {why}", backend=victim)
-        self._backends[victim].post(life.StopAsked(f"left: {why}", Want.ON_DEMAND))
 
     # --- places ------------------------------------------------------------------------------------------------------
 
@@ -221,8 +176,35 @@ class Sampler:
 
     @property
     def vram_reserve(self) -> int:
-        """Bytes that stay free on each GPU."""
-        return self._limits.vram.reserve
+        """Bytes that stay free on each GPU: on each as many as on the largest, whatever GPU a backend gets."""
+        limits = self._limits.vram
+        return max((gpu_reserve(gpu.total, limits) for gpu in self.gpus.gpus), default=limits.reserve)
+
+    @property
+    def vram_critical(self) -> int:
+        """Bytes free on a GPU below which it is critical."""
+        return self._limits.vram.critical_free
+
+    def free(self) -> dict[str, int]:
+        """Bytes that are free in each pool that could be measured just now, by UUID and `host`."""
+        found = {gpu.uuid: gpu.free for gpu in self._measured()}
+        if self.host is not None and not self.host_problem:
+            found[HOST] = self.host.available
+        return found
+
+    def surroundings(self, spec: BackendSpec) -> Surroundings:
+        """What a backend had around it in the latest sample."""
+        uuids = self.gpus_of(spec)
+        mine = [gpu for gpu in self.gpus.gpus if gpu.uuid in uuids]
+        host, stands = self.host, self.host is not None and not self.host_problem
+        return Surroundings(
+            gpus=tuple(GpuRoom(g.index, g.free, g.total) for g in mine if g.state is SensorState.OK),
+            lost=tuple(f"gpu{g.index}: {g.problem or 'lost'}" for g in mine if g.state is SensorState.LOST),
+            addresses=frozenset(g.address for g in mine) if all(g.address for g in mine) else frozenset(),
+            available=host.available if host is not None and stands else None,
+            ratio=host.available / host.total if host is not None and stands and host.total else None,
+            pressure=self.level(HOST) if stands else None,
+        )
 
     def lost_gpus(self) -> dict[str, str]:
         """UUIDs and labels of the GPUs that fell off the bus."""
@@ -245,7 +227,7 @@ class Sampler:
         generation.peak_ram = _higher(generation.peak_ram, held.get(HOST, 0))
         return held
 
-    def _pools_of(self, backend: Backend) -> Sequence[str]:
+    def pools_of(self, backend: Backend) -> Sequence[str]:
         """Where a backend's memory is: the host, and the GPUs it may use."""
         return (HOST, *self.gpus_of(backend.spec)) if backend.runtime.has_process else ()
 
@@ -257,14 +239,14 @@ class Sampler:
         if before is not level.pressure:
             self._journal.tell(
                 EventKind.PRESSURE,
-                f"memory of {self._pool_name(pool)} is {level.pressure.label} (was {before.label})",
+                f"memory of {self.label(pool)} is {level.pressure.label} (was {before.label})",
                 pool=pool,
                 before=before.label,
                 pressure=level.pressure.label,
                 evidence=self._evidence(pool),
             )
 
-    def _pool_name(self, pool: str) -> str:
+    def label(self, pool: str) -> str:
         return next((f"gpu{gpu.index}" for gpu in self.gpus.gpus if gpu.uuid == pool), pool)
 
     def _evidence(self, pool: str) -> dict[str, object]:
@@ -287,16 +269,15 @@ class Sampler:
             said = f": {reading.problem}" if reading.problem else ""
             self._journal.tell(EventKind.SENSOR, f"GPU sensor is {reading.state}{said}", state=reading.state.value)
 
-    def _tell_pause(self, paused: Mapping[str, str]) -> None:
-        if paused:
-            why = "; ".join(sorted(set(paused.values())))
-            self._journal.tell(EventKind.DISPATCH_PAUSED, f"no new work for {', '.join(paused)}: {why}")
-        else:
-            self._journal.tell(EventKind.DISPATCH_RESUMED, "work is dispatched again")
-
     def _cadence(self) -> float:
         worst = max(level.pressure for level in self.levels.values())
-        return next_poll(self._headroom(), worst)
+        return next_poll(self._headroom(), worst, self._filling())
+
+    def _filling(self) -> float:
+        """Bytes/s by which the room in the worst pool has shrunk since the last time this was asked."""
+        (then, before), self._room = self._room, (self._clock.monotonic(), self._headroom())
+        now, room = self._room
+        return 0.0 if before is None or room is None or now <= then else (before - room) / (now - then)
 
     def _headroom(self) -> int | None:
         fresh = [gpu for gpu in self.gpus.gpus if gpu.state is SensorState.OK]
@@ -317,8 +298,3 @@ def _higher(peak: int | None, seen: int) -> int | None:
 
 def _ignore() -> None:
     return None
-
-
-def _is_idle(backend: Backend) -> bool:
-    state = backend.state
-    return state.phase is Phase.READY and state.in_flight == 0

@@ -13,6 +13,7 @@ class Scale:
         self._runtime = runtime
         self.whole_context: int | None = None  # what the server takes by itself where no context is configured
         self.fitting_context: int | None = None  # what it said would fit when it ran out of memory
+        self.refused: frozenset[Shrink] = frozenset()  # ways to be smaller that the server does not know
         self.rungs: tuple[Rung, ...] = ()
         self._choose()
 
@@ -42,9 +43,22 @@ class Scale:
             self.fitting_context = tokens
             self._choose()
 
+    def learn_refused(self, rung: int, log: tuple[str, ...]) -> bool:
+        """A start on this rung may have said that it cannot be smaller in that way.
+
+        Then the ladder goes on without it. True where it still has so many rungs: the number means another one now.
+        """
+        refused = self._runtime.refused(log)
+        if not rung or refused is None or all(step.shrink is not refused for step in self.rungs[:rung]):
+            return False
+        self.refused |= {refused}
+        self._choose()
+        return len(self.rungs) >= rung
+
     def remember(self, other: "Scale") -> None:
         """Take over what starts have taught: the description changed in nothing that a start depends on."""
         self.whole_context, self.fitting_context = other.whole_context, other.fitting_context
+        self.refused = other.refused
         self._choose()
 
     def _choose(self) -> None:
@@ -53,7 +67,7 @@ class Scale:
             rungs = tuple(rung for rung in rungs if rung.shrink is not Shrink.GPU_UTILIZATION)
         self.rungs = ladder.useful_rungs(
             self._spec.footprint,
-            rungs,
+            tuple(rung for rung in rungs if rung.shrink not in self.refused),
             trained_context=self.whole_context,
             fitting_context=self.fitting_context,
         )

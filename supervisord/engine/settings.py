@@ -10,6 +10,7 @@ from supervisord.engine.gateway import GatewayPolicy
 from supervisord.engine.sampler import MemoryLimits
 from supervisord.ports import (
     Clock,
+    Examiner,
     HealthProbe,
     JobStore,
     KernelLog,
@@ -35,6 +36,7 @@ class Ports:
     store: JobStore
     upstream: Upstream
     notifier: Notifier
+    examiner: Examiner | None = None
 
 
 @dataclass(frozen=True, slots=True)

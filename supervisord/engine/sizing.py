@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from supervisord.core.errors import ContextLengthError, ProbeError
 from supervisord.core.job import Submission
-from supervisord.core.life import Phase
 from supervisord.core.request import ENDPOINTS
 from supervisord.core.routing import Route
+from supervisord.core.state import Phase
 from supervisord.engine.backend import Backend
 from supervisord.engine.prompts import Prompt, prompts_of, together
 from supervisord.ports import HealthProbe

@@ -5,20 +5,25 @@ from collections.abc import Callable
 
 from supervisord.core import life
 from supervisord.core.errors import DrainingError, NotFoundError
+from supervisord.core.hang import busiest
 from supervisord.core.job import FailureReason
-from supervisord.core.life import DOWN, Phase, Want
 from supervisord.core.queue import JobQueue
 from supervisord.core.record import EventKind
 from supervisord.core.routing import Routes
-from supervisord.engine.backend import RELEASE_LIMIT_S, Backend
+from supervisord.core.state import DOWN, Phase, Want
+from supervisord.engine.backend import Backend
 from supervisord.engine.dispatcher import Dispatcher
 from supervisord.engine.footprints import Footprints
 from supervisord.engine.gateway import Gateway
+from supervisord.engine.guard import Guard
+from supervisord.engine.history import History
+from supervisord.engine.incidents import Incidents
 from supervisord.engine.journal import Journal
 from supervisord.engine.placer import Placer
 from supervisord.engine.sampler import Sampler
 from supervisord.engine.settings import Ports, Settings
 from supervisord.engine.sizing import Sizing
+from supervisord.engine.stopping import RELEASE_LIMIT_S
 from supervisord.engine.tasks import Tasks
 from supervisord.engine.watchdog import Watchdog
 from supervisord.engine.world import Hooks, World
@@ -37,7 +42,16 @@ class Supervisor:
         self.started_at = ports.clock.monotonic()
         self.journal = Journal(ports.store, ports.clock)
         self.dispatcher = Dispatcher(JobQueue(settings.queue), ports.clock)
-        self.sampler = Sampler(ports.memory, ports.clock, self.journal, self.dispatcher, settings.memory)
+        self.sampler = Sampler(ports.memory, ports.clock, self.journal, settings.memory)
+        self.history = History(self.sampler, ports.clock)
+        self.incidents = Incidents(
+            ports.store,
+            ports.clock,
+            self.journal,
+            self.history,
+            new_id=new_id,
+            in_flight=self.dispatcher.serving,
+        )
         self.footprints = Footprints(ports.store, ports.files, ports.clock)
         self.placer = Placer(
             ports.clock,
@@ -46,6 +60,14 @@ class Supervisor:
             dispatcher=self.dispatcher,
             footprints=self.footprints,
             policy=settings.placement,
+        )
+        self.guard = Guard(
+            ports.clock,
+            self.journal,
+            sampler=self.sampler,
+            dispatcher=self.dispatcher,
+            placer=self.placer,
+            moved=self.incidents.moved,
         )
         self.gateway = Gateway(
             self.dispatcher,
@@ -114,12 +136,17 @@ class Supervisor:
             look_at=self.footprints.look_at,
             headroom=lambda: self.sampler.vram_reserve,
             quantization=self.footprints.quantization,
+            surroundings=self.sampler.surroundings,
+            gpu_load=lambda spec, pids: busiest(self.sampler.gpus, self.sampler.gpus_of(spec), pids),
+            jobs_wait=lambda name: self.dispatcher.outlook.waiting_for(name).queued > 0,
+            examiner=self.ports.examiner,
         )
         self._hooks = Hooks(
             granted=self.dispatcher.granted,
             refused=self.dispatcher.refused,
             fail=self.dispatcher.fail_leases,
             changed=self._backend_changed,
+            entered=self.incidents.changed,
         )
         for spec in self.settings.backends:
             await self.footprints.look_at(spec)
@@ -127,7 +154,8 @@ class Supervisor:
         self.dispatcher.serve_with(self.backends, self.placer, self._changed.set)
         self.dispatcher.route_by(Routes(self.settings.routes, self.settings.default_route))
         self.sampler.watch_over(self.backends)
-        self.sampler.sampled = self.placer.sampled
+        self.sampler.sampled = self._sampled
+        self.guard.watch_over(self.backends)
         self.placer.watch_over(self.backends)
         self.journal.tell(
             EventKind.DAEMON_STARTED,
@@ -140,6 +168,11 @@ class Supervisor:
         for note in recovery.notes:
             self.journal.tell(EventKind.STORE, note)
         await self.sampler.sample()
+
+    def _sampled(self) -> None:
+        self.history.note()
+        self.guard.review()
+        self.placer.sampled()
 
     async def start(self) -> None:
         """Start what the configuration wants up, and what watches over it."""
@@ -255,6 +288,7 @@ class Supervisor:
         for loop in self._loops:
             loop.cancel()
         self.placer.close()
+        self.incidents.close()
         for backend in self.backends.values():
             backend.close()
         await self.ports.processes.close()

@@ -2,8 +2,8 @@
 
 from supervisord.core.exits import ExitCause
 from supervisord.core.ladder import Footprint
-from supervisord.core.life import BackendState
 from supervisord.core.record import EventKind
+from supervisord.core.state import BackendState
 from supervisord.engine.generation import Generation
 from supervisord.engine.journal import Journal
 

@@ -1,17 +1,22 @@
 """Watches one generation: loading, readiness, liveness, progress, and what its tree uses."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
-from supervisord.core import life
+from supervisord.core import hang, life
 from supervisord.core.errors import ProbeError
 from supervisord.core.exits import CauseKind, ExitCause
-from supervisord.core.life import BackendState, Phase
+from supervisord.core.hang import Look, Sign
+from supervisord.core.state import BackendState, LifePolicy, Phase
 from supervisord.engine.generation import Generation
+from supervisord.engine.lateness import Lateness
 from supervisord.ports import Clock, HealthProbe, KernelLog
 from supervisord.runtimes.base import BackendSpec, Counters, HttpAnswer, Readiness, Runtime
 
 LOADING_POLL_S = 0.08  # a server that became ready is noticed within 100 ms
 SUSPECT_POLL_S = 1.0
+UNNAMED_LOOKS = 3  # the kernel counts a kill before it prints who was killed
 USAGE_EVERY_S = 2.0
 USAGE_WHILE_LOADING_S = 0.5  # a short load must not go by unmeasured: its peak is what is learned
 GROWTH = 1024 * 1024  # bytes of memory that count as a sign of loading: less is noise of the allocator
@@ -22,6 +27,12 @@ class Watched(Protocol):
 
     @property
     def state(self) -> BackendState: ...
+
+    @property
+    def policy(self) -> LifePolicy: ...
+
+    @property
+    def known_context(self) -> int | None: ...
 
     def post(self, event: life.Event) -> None: ...
 
@@ -43,10 +54,14 @@ class Watch:
         clock: Clock,
         probe: HealthProbe,
         kernel: KernelLog,
+        gpu_load: Callable[[BackendSpec, frozenset[int]], float | None],
     ) -> None:
         self._kernel = kernel
+        self._gpu_load = gpu_load
         self._oom_kills = generation.oom_kills_before
+        self._unnamed = 0  # looks at the kernel's log in which a kill that it has counted was not found to be of ours
         self._preemptions: float | None = None
+        self._lateness = Lateness()
         self._spec = spec
         self._runtime = runtime
         self._generation = generation
@@ -55,9 +70,7 @@ class Watch:
         self._backend = backend
         self._usage_at = 0.0
         self._rss = 0
-        self._work: float | None = None
-        self._kv_used: float | None = None
-        self._bytes_at = generation.last_bytes
+        self.seen: Look | None = None  # what the next look at its work is compared with; None: it has none
         self._ready_path = runtime.ready_path(spec)
 
     async def run(self) -> None:
@@ -127,19 +140,25 @@ class Watch:
         return answers
 
     async def _look_at_service(self) -> None:
-        generation = self._generation
+        generation, began = self._generation, self._clock.monotonic()
         try:
             answer = await self._get(self._ready_path)
         except ProbeError as error:
-            self._backend.post(life.ProbeMissed(generation.number, error.message))
+            late_s = self._clock.monotonic() - began - self._spec.probe_timeout_s
+            if not self._lateness.excuses(late_s):
+                self._backend.post(life.ProbeMissed(generation.number, error.message))
         else:
+            self._lateness.met()
             if self._runtime.readiness(self._spec, answer) is Readiness.READY:
                 self._answered()
             else:
                 why = f"answered its probe with status {answer.status}"
                 self._backend.post(life.ProbeMissed(generation.number, why))
-        if self._backend.state.in_flight:
+        state = self._backend.state
+        if state.in_flight or state.phase is Phase.SUSPECT:
             await self._look_for_progress()
+        else:
+            self.seen = None
         self._look_at_kernel()
         await self._measure()
 
@@ -148,22 +167,73 @@ class Watch:
             self._backend.post(life.Answered(self._generation.number))
 
     async def _look_for_progress(self) -> None:
-        """Bytes that came for a client, else the server's own counters: a long prompt sends nothing for minutes."""
+        """Bytes that came for a client, else the server's own counters, else what it computes."""
+        number, before = self._generation.number, self.seen
+        now = await (self._look_at_flow() if before is not None and self._flows(before) else self._look_at_figures())
+        sign = Sign.NOTHING if before is None else hang.sign(before, now)
+        if sign is Sign.NOTHING and hang.demand_is_due(before, now, self._backend.policy):
+            now = await self._with_demand(now)
+            sign = Sign.NOTHING if before is None else hang.sign(before, now)
+        elif sign is Sign.NOTHING and before is not None:
+            now = replace(now, demand=before.demand, demand_at=before.demand_at)
+        if sign is Sign.MOVED:
+            self._backend.post(life.Progressed(number))
+        elif sign is Sign.COMPUTES:
+            self._backend.post(life.Computed(number))
+        # CPU time is compared over a while; what has been seen to move is done with.
+        if before is None or sign is not Sign.NOTHING or hang.cores(before, now) is not None or before.cpu_s is None:
+            self.seen = now
+        self.tell_patience()
+
+    def tell_patience(self) -> None:
+        """How much longer the longest prompt may take whose answer has not begun."""
+        longest = max(self._generation.unanswered.values(), default=0)
+        tokens = hang.within_context(longest, self._backend.known_context)
+        seconds = hang.allowance(tokens, self._backend.policy)
+        if seconds != self._backend.state.allowance_s:
+            self._backend.post(life.Allowed(self._generation.number, seconds))
+
+    def _flows(self, before: Look) -> bool:
+        return self._generation.last_bytes > before.bytes_at or self._generation.slow_clients > 0
+
+    async def _look_at_flow(self) -> Look:
+        """What costs the server nothing, while it sends."""
+        if self._admits_by_load:
+            await self._look_at_load()
         generation = self._generation
-        flowing = generation.last_bytes > self._bytes_at or generation.slow_clients
-        if flowing:
-            self._bytes_at = generation.last_bytes
-            self._backend.post(life.Progressed(generation.number))
-            if not self._admits_by_load:
-                return
+        held = generation.slow_clients > 0
+        return Look(self._clock.monotonic(), generation.last_bytes, held_by_client=held)
+
+    async def look(self) -> Look:
+        """All that tells whether it moves or computes."""
+        return await self._with_demand(await self._look_at_figures())
+
+    async def glance(self) -> Look:
+        """The same without asking its server, which may not answer: it has a moment only."""
+        await self._measure(again=True)
+        return await self._with_demand(self._look_with(None))
+
+    async def _with_demand(self, look: Look) -> Look:
+        """On a crowded machine a server that computes may get next to nothing of its processors for minutes."""
+        process = self._generation.process
+        return look if process is None else replace(look, demand=await process.demand(), demand_at=look.at)
+
+    async def _look_at_figures(self) -> Look:
         counters = await self._look_at_load()
-        if counters is None:
-            return
-        # In a long prefill that vLLM does in chunks no counter moves, only its cache fills.
-        moved = self._work is not None and (counters.work > self._work or counters.kv_used != self._kv_used)
-        if moved and not flowing:
-            self._backend.post(life.Progressed(generation.number))
-        self._work, self._kv_used = counters.work, counters.kv_used
+        await self._measure(again=True)
+        return self._look_with(counters)
+
+    def _look_with(self, counters: Counters | None) -> Look:
+        generation, usage = self._generation, self._generation.usage
+        return Look(
+            self._clock.monotonic(),
+            generation.last_bytes,
+            held_by_client=generation.slow_clients > 0,
+            work=None if counters is None else counters.work,
+            kv_used=None if counters is None else counters.kv_used,
+            cpu_s=None if usage is None else usage.cpu_s,
+            gpu=self._gpu_load(self._spec, generation.pids),
+        )
 
     @property
     def _admits_by_load(self) -> bool:
@@ -188,17 +258,26 @@ class Watch:
 
     def _look_at_kernel(self) -> None:
         """A worker that the kernel killed for memory: its leader may go on as if nothing had happened."""
+        usage = self._generation.usage
+        group = None if usage is None else usage.group
+        if group is not None and group.oom_kills:  # its group is new: every kill that it counts is of this generation
+            self._condemn(f"its control group counts {group.oom_kills} kills for lack of memory")
+            return
         kills = self._kernel.oom_kills()
         if kills is None or kills == self._oom_kills:
             return
-        before, self._oom_kills = self._oom_kills, kills
+        before = self._oom_kills
         if before is not None and self._kernel.named(self._generation.pids):
-            cause = ExitCause(
-                CauseKind.KERNEL_OOM,
-                "the kernel killed a process of it: host out of memory",
-                evidence=(f"/proc/vmstat oom_kill rose by {kills - before}", "the kernel log names one of its pids"),
-            )
-            self._backend.post(life.Condemned(self._generation.number, cause))
+            self._condemn(f"/proc/vmstat oom_kill rose by {kills - before}", "the kernel log names one of its pids")
+        self._unnamed += 1
+        if before is None or self._unnamed >= UNNAMED_LOOKS:
+            self._oom_kills, self._unnamed = kills, 0
+
+    def _condemn(self, *evidence: str) -> None:
+        cause = ExitCause(
+            CauseKind.KERNEL_OOM, "the kernel killed a process of it: host out of memory", evidence=evidence
+        )
+        self._backend.post(life.Condemned(self._generation.number, cause))
 
     async def _measure(self, *, again: bool = False) -> None:
         """What the tree uses; memory that grows while loading is a sign that it loads."""
@@ -212,7 +291,7 @@ class Watch:
         if not usage.pids:
             return
         self._generation.usage = usage
-        self._generation.seen.update(usage.pids)
+        self._generation.names.update({**dict.fromkeys(usage.pids, ""), **usage.names})
         if usage.rss > self._rss + GROWTH:
             self._rss = usage.rss
             if self._backend.state.phase is Phase.LOADING and self._backend.is_current(self._generation):

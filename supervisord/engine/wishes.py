@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from enum import StrEnum
 
-from supervisord.core.life import After, BackendState, Phase
+from supervisord.core.state import After, BackendState, Phase
 from supervisord.engine.backend import Backend
 
 

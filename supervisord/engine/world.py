@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from supervisord.core.job import FailureReason
+from supervisord.core.state import BackendState
 from supervisord.engine.generation import Generation
 from supervisord.engine.journal import Journal
 from supervisord.engine.tasks import Tasks
-from supervisord.ports import Clock, HealthProbe, KernelLog, ProcessHost
+from supervisord.engine.verdict import Surroundings
+from supervisord.ports import Clock, Examiner, HealthProbe, KernelLog, ProcessHost
 from supervisord.runtimes.base import BackendSpec
 
 
@@ -22,6 +24,20 @@ class Places(Protocol):
     def give_up(self, name: str) -> None:
         """Do not wait any more."""
         ...
+
+
+class Witnessed(Protocol):
+    """A backend, as whoever writes its story sees it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def state(self) -> BackendState: ...
+
+    generation: Generation | None
+
+    def tail(self, lines: int) -> list[str]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +57,18 @@ class World:
     look_at: Callable[[BackendSpec], Awaitable[None]]  # read what the model's files say
     headroom: Callable[[], int]  # bytes that stay free on each GPU
     quantization: Callable[[BackendSpec], str | None]  # by the model's own files
+    surroundings: Callable[[BackendSpec], Surroundings]  # memory around a backend by the latest sample
+    gpu_load: Callable[[BackendSpec, frozenset[int]], float | None]  # as `core.hang.busiest`, of its GPUs and its pids
+    jobs_wait: Callable[[str], bool]  # whether a job waits that the backend of this name could serve
+    examiner: Examiner | None = None  # None: processes cannot be looked into
 
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """Whom a backend tells: the dispatcher."""
+    """Whom a backend tells: the dispatcher, and who keeps its story."""
 
     granted: Callable[[str, str, int], None]  # job, backend, generation
     refused: Callable[[str], None]  # job
     fail: Callable[[str, int, FailureReason, str], None]  # backend, generation: everything in flight there
     changed: Callable[[str], None]
+    entered: Callable[[Witnessed, BackendState, BackendState], None]  # another phase or generation: before, after

@@ -8,10 +8,10 @@ from supervisord.config.model import Configuration, LogFormat, LogLevel, PromptS
 from supervisord.config.parse import parse
 from supervisord.config.places import Surroundings
 from supervisord.core.ladder import Footprint, Rung, Shrink
-from supervisord.core.life import LifePolicy
-from supervisord.core.memory import HostLimits, VramLimits
+from supervisord.core.memory import GroupLimits, HostLimits, VramLimits
 from supervisord.core.placement import PlacementPolicy
 from supervisord.core.restart import RestartPolicy
+from supervisord.core.state import LifePolicy
 from supervisord.runtimes.base import BackendSpec, MemoryNeed, RuntimeKind
 
 USER = Surroundings({}, "/home/ada", root=False, folder="/srv/conf")
@@ -43,6 +43,7 @@ memory:
     reserve: 3GiB
     limit: 48GiB
   placement: {linger: 500ms, finish: 2m}
+  cgroups: off
 shutdown: {drain: 1m30s}
 backends:
   big.one-1:
@@ -60,6 +61,7 @@ backends:
     gpus: [0, GPU-8f6b-1]
     tensor_split: [3, 1.5]
     memory: {vram: 14GiB, ram: 2GiB}
+    limits: {memory: 16GiB, pids: 4096}
     pinned: true
     max_wait: 5s
     min_residence: 6s
@@ -78,9 +80,12 @@ backends:
     priority: -3
     port: 9001
     ladder: [{kv: q8_0}, {context: 75%}, {gpu_layers: 0.5}, {gpu_layers: 0}]
-    restart: {max_failures: 3, within: 1m, backoff: {base: 2s, cap: 4s}, stable_after: 5s, rearm_after: 6s}
-    timeouts: {load_stall: 1m, probe: 1s, probe_hang: 2s, progress: 3s, drain: 4s, term: 5s, kill: 6s}
+    restart: {max_failures: 3, within: 1m, backoff: {base: 2s, cap: 4s}, stable_after: 5s, rearm_after: 6s,
+      climb_after: 7s}
+    timeouts: {load_stall: 1m, probe: 1s, probe_hang: 2s, progress: 3s, busy: 7s, first_token: 8s, drain: 4s, term: 5s,
+      kill: 6s}
     probe_interval: 500ms
+    canary: {every: off}
 """
 
 
@@ -98,6 +103,7 @@ def test_every_setting_arrives() -> None:
     assert held.memory.host == HostLimits(0.2, 7.0, 5e6, 50.0, 3.0, 4.0)
     assert (held.memory.host_reserve, held.memory.host_limit) == (3 * 2**30, 48 * 2**30)
     assert held.memory.placement == PlacementPolicy(linger_s=0.5, finish_s=120.0)
+    assert not held.cgroups
     assert held.drain_timeout == 90
     assert held.source == "/srv/conf/config.yaml"
     assert held.backends == (
@@ -122,6 +128,7 @@ def test_every_setting_arrives() -> None:
             numa_node=1,
             pinned=True,
             memory=MemoryNeed(14 * 2**30, 2 * 2**30),
+            limits=GroupLimits(16 * 2**30, 4096),
             max_wait_s=5,
             min_residence_s=6,
             threads=8,
@@ -138,6 +145,9 @@ def test_every_setting_arrives() -> None:
                 load_stall_s=60,
                 probe_hang_s=2,
                 progress_s=3,
+                busy_s=7,
+                climb_after_s=7,
+                first_token_s=8,
                 drain_s=4,
                 term_s=5,
                 kill_s=6,
@@ -148,6 +158,7 @@ def test_every_setting_arrives() -> None:
             priority=-3,
             probe_interval_s=0.5,
             probe_timeout_s=1,
+            canary_every_s=None,
         ),
     )
 
@@ -160,6 +171,7 @@ def test_what_is_left_out_is_the_default_of_the_program() -> None:
     assert held.memory.host == HostLimits()
     assert (held.memory.host_reserve, held.memory.host_limit) == (2 * 2**30, None)
     assert held.memory.placement == PlacementPolicy()
+    assert held.cgroups
     assert held.default_route is None
     assert held.backends[0].life == LifePolicy()
 

@@ -228,6 +228,8 @@ def test_each_broken_signature_is_told_of() -> None:
         ("numa_node: -1", "numa_node", '"-1" is out of range; write 0 to 1023'),
         ("memory: {ram: 0}", "memory.ram", '"0" is out of range; write 1MiB to 16TiB'),
         ("memory: {ram: 2g}", "memory.ram", '"2g" is not a size; write 2GB or 2GiB'),
+        ("limits: {memory: 1MiB}", "limits.memory", '"1MiB" is out of range; write 64MiB to 16TiB'),
+        ("limits: {pids: 1}", "limits.pids", '"1" is out of range; write 16 to 4194304'),
         ("max_wait: 2h", "max_wait", '"2h" is out of range; write 0s to 1h'),
         ("token_budget: 1", "token_budget", '"1" is out of range; write 512 to 1024M'),
         ("tensor_split: [3, -1]", "tensor_split[1]", '"-1" is out of range; write 0 to 1000'),
@@ -248,3 +250,9 @@ def test_more_ram_than_all_may_take() -> None:
     text = "memory: {host: {limit: 1GiB}}\nbackends:\n  a: {model: m, memory: {ram: 2GiB}}\n"
     message = "2GiB is more than memory.host.limit (1GiB); the backend could never start"
     assert problems(text) == [("backends.a.memory.ram", message, 3)]
+
+
+def test_a_limit_below_what_it_takes() -> None:
+    text = "backends:\n  a: {model: m, memory: {ram: 2GiB},\n      limits: {memory: 1GiB}}\n"
+    message = "1GiB is less than what it takes, memory.ram (2GiB); the kernel would kill it"
+    assert problems(text) == [("backends.a.limits.memory", message, 3)]

@@ -6,7 +6,7 @@ from supervisord.config.parse import parse
 from supervisord.config.places import Surroundings
 from supervisord.core.exits import CauseKind, Signature
 from supervisord.core.ladder import Footprint, Rung, Shrink
-from supervisord.core.life import LifePolicy
+from supervisord.core.state import LifePolicy
 from supervisord.runtimes.base import BackendSpec, CommandOptions, RemoteOptions, RuntimeKind, VllmOptions
 
 AROUND = Surroundings({"KEY": "sk-secret", "EMPTY": ""}, "/home/ada", root=False, folder="/srv/conf")

@@ -11,18 +11,18 @@ from supervisord.adapters.health import HttpProbe
 from supervisord.adapters.upstream import HttpUpstream
 from supervisord.core import life
 from supervisord.core.job import Job, Submission
-from supervisord.core.life import LifePolicy, Phase
 from supervisord.core.memory import GIB, VramLimits
 from supervisord.core.placement import PlacementPolicy
 from supervisord.core.record import EventKind
 from supervisord.core.routing import Route
+from supervisord.core.state import LifePolicy, Phase
 from supervisord.engine.backend import Backend
 from supervisord.engine.gateway import GatewayPolicy
 from supervisord.engine.sampler import MemoryLimits
 from supervisord.engine.settings import Ports, Settings
 from supervisord.engine.supervisor import Supervisor
 from supervisord.engine.tickets import Lease, Ticket
-from supervisord.ports import HealthProbe
+from supervisord.ports import Examiner, HealthProbe
 from supervisord.runtimes.base import BackendSpec, CommandOptions, MemoryNeed, RemoteOptions, RuntimeKind
 from tests.fakes.clock import FakeClock, fake_time
 from tests.fakes.engine import Machine, Manager, Probe, Processes
@@ -155,6 +155,7 @@ async def rig(
     real: bool = False,
     started: bool = True,
     gateway: GatewayPolicy | None = None,
+    examiner: Examiner | None = None,
     prepare: Callable[[Machine, Processes], None] = lambda machine, processes: None,
 ) -> AsyncIterator[Rig]:
     """`real`: probe and upstream are the real ones. `prepare` is called before anything begins.
@@ -176,6 +177,7 @@ async def rig(
             store=store,
             upstream=HttpUpstream(),
             notifier=manager,
+            examiner=examiner,
         )
         settings = Settings(
             specs,

@@ -8,12 +8,13 @@ import pytest
 from supervisord.core import life
 from supervisord.core.exits import CauseKind
 from supervisord.core.ladder import Footprint
-from supervisord.core.life import LifePolicy, Phase, Want
 from supervisord.core.memory import GIB
 from supervisord.core.record import EventKind
+from supervisord.core.state import LifePolicy, Phase, Want
 from supervisord.engine.backend import NEVER_PARKED
 from supervisord.runtimes.base import BackendSpec
 from tests.engine.rig import Rig, command, llama, remote, rig
+from tests.fakes.engine import Process
 
 STRANGER = 7
 OTHER = ("--other",)
@@ -29,6 +30,30 @@ async def out_of_memory(it: Rig, name: str = "a") -> None:
     it.processes.of(name).says("CUDA error: out of memory")
     it.processes.of(name).ends(1)
     await it.pass_until(lambda: it[name].state.rung == rung + 1 and it.phase(name) is Phase.READY)
+
+
+# --- its ladder ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_rung_that_the_server_does_not_know_is_left_out_and_the_ladder_goes_on() -> None:
+    """Without flash attention there is no quantized V cache: that is no reason to give up."""
+    async with rig(llama("a", footprint=Footprint(context=8192))) as it:
+        await it.up("a")
+        refused: list[Process] = []
+
+        def refuse(process: Process) -> None:
+            if "q8_0" in process.spec.argv:
+                refused.append(process)
+                process.says("E llama_init_from_model: quantized V cache requires flash_attn to be enabled")
+                process.ends(1)
+
+        it.processes.on_start = refuse
+        it.processes.of("a").says("CUDA error: out of memory")
+        it.processes.of("a").ends(1)
+        await it.pass_until(lambda: it.processes.count("a") == 3 and it.phase("a") is Phase.READY)
+        assert (it["a"].state.rung, it["a"].rung_name) == (1, "context x 0.75")
+        assert "q8_0" not in argv(it)
+        assert (len(refused), it["a"].policy.rungs) == (1, 2)
 
 
 # --- another description ---------------------------------------------------------------------------------------------

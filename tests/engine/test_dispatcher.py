@@ -14,10 +14,10 @@ from supervisord.core.errors import (
     QueueTimeoutError,
 )
 from supervisord.core.job import FailureReason, Priority, Submission
-from supervisord.core.life import Phase, Want
 from supervisord.core.memory import GIB
 from supervisord.core.queue import QueuePolicy
 from supervisord.core.routing import Route, Routes, Strategy
+from supervisord.core.state import Phase, Want
 from supervisord.engine.tickets import retried
 from tests.engine.rig import CHAT, llama, remote, rig
 from tests.fakes.engine import LOADING

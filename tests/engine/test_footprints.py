@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import pytest
 
+from supervisord.core import life
 from supervisord.core.errors import StoreUnavailableError
 from supervisord.core.footprint import ModelFacts, Need, Source
 from supervisord.core.ladder import Footprint
-from supervisord.core.life import Phase
 from supervisord.core.memory import GIB
 from supervisord.core.record import FootprintRecord
+from supervisord.core.state import Phase
 from supervisord.engine.footprints import Footprints
 from supervisord.engine.generation import Generation
 from supervisord.runtimes.base import Address, BackendSpec, MemoryNeed
@@ -181,3 +182,15 @@ async def test_a_start_that_ran_out_of_memory_teaches_nothing_too_large_for_the_
         await it.pass_until(lambda: it.phase("a") is Phase.READY)
         assert it["a"].state.rung == 1
         assert it.supervisor.placer.need_of("a").vram_source is not Source.LEARNED
+
+
+async def test_what_a_server_that_fits_itself_once_took_of_a_large_card_fits_again() -> None:
+    """What stays free is a share of the card there, and more than the configured reserve."""
+    async with rig(llama("a", None, memory=MemoryNeed())) as it:
+        it.machine.cards[0].total = 80 * GIB
+        it.processes.on_start = lambda process: process.holds(79 * GIB)
+        await it.clock.advance(3)
+        await it.up("a")
+        await it.clock.advance(3)
+        it["a"].post(life.RestartAsked("by hand"))
+        await it.pass_until(lambda: it["a"].state.generation == 2 and it.phase("a") is Phase.READY)

@@ -19,9 +19,9 @@ from supervisord.core.errors import (
     TokenLimitError,
 )
 from supervisord.core.job import FailureReason, Submission
-from supervisord.core.life import Phase
 from supervisord.core.record import EventKind
 from supervisord.core.routing import Parameters, Route, Strategy
+from supervisord.core.state import Phase
 from supervisord.engine.backend import Backend
 from supervisord.engine.gateway import LOG_LAG_S, GatewayPolicy
 from supervisord.engine.generation import Generation

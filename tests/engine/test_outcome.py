@@ -13,6 +13,7 @@ from supervisord.ports import Receiver, UpstreamRequest
 from supervisord.runtimes.base import Address
 from tests.engine.rig import CHAT, Wire, remote
 from tests.fakes.clock import fake_time
+from tests.fakes.garbage import no_garbage
 
 NOW = 1_700_000_000.0
 HOST = Address("127.0.0.1", 1)
@@ -45,6 +46,25 @@ class Told:
     def resume(self) -> None: ...
 
     def abort(self) -> None: ...
+
+
+class Held(Told):
+    """Knows whom it told, as an exchange does."""
+
+    receiver: Receiver | None = None
+
+    async def start(self, request: UpstreamRequest, receiver: Receiver) -> "Held":
+        """See `ports.Upstream`."""
+        self.receiver = receiver
+        await super().start(request, receiver)
+        return self
+
+
+async def test_an_attempt_that_is_over_is_freed_at_once() -> None:
+    """With the bodies it and its exchange hold."""
+    async with no_garbage(Attempt, Held):
+        outcome, _ = await attempted(Held(200))
+        assert outcome.status is JobStatus.DONE
 
 
 async def attempted(told: Told, *, elsewhere: bool = False) -> tuple[AttemptOutcome, Wire]:

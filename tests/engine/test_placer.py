@@ -7,11 +7,11 @@ import pytest
 
 from supervisord.core import life
 from supervisord.core.exits import CauseKind
-from supervisord.core.life import Phase, Want
 from supervisord.core.memory import GIB, SensorState
 from supervisord.core.placement import HOST, Plan, Standing
 from supervisord.core.record import EventKind
 from supervisord.core.routing import Route
+from supervisord.core.state import Phase, Want
 from supervisord.engine import placer as module
 from tests.engine.rig import llama, rig
 from tests.fakes.engine import LOADING, Machine, Process, Processes

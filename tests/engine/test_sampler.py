@@ -7,9 +7,7 @@ import pytest
 from supervisord.adapters.clock import LoopClock
 from supervisord.core.errors import SensorError
 from supervisord.core.memory import GpuReading, GpuSample, HostSample, Pressure, SensorState
-from supervisord.core.queue import JobQueue, QueuePolicy
 from supervisord.core.record import EventKind, EventRecord
-from supervisord.engine.dispatcher import Dispatcher
 from supervisord.engine.journal import Journal
 from supervisord.engine.sampler import HOST, MemoryLimits, Sampler
 from tests.fakes.store import MemoryStore
@@ -54,8 +52,7 @@ async def journal() -> Journal:
 
 @pytest.fixture
 async def sampler(sensors: Sensors, journal: Journal) -> Sampler:
-    clock = LoopClock()
-    return Sampler(sensors, clock, journal, Dispatcher(JobQueue(QueuePolicy()), clock), MemoryLimits())
+    return Sampler(sensors, LoopClock(), journal, MemoryLimits())
 
 
 async def test_a_failing_host_sensor_is_said_once_and_keeps_the_last_sample(

@@ -8,6 +8,7 @@ from supervisord.runtimes.base import BackendSpec, RuntimeKind, VllmOptions
 from supervisord.runtimes.registry import RUNTIMES
 from tests.engine.rig import llama
 
+NO_FLASH = "E llama_init_from_model: quantized V cache requires flash_attn to be enabled"
 WOULD_FIT = "ValueError: ... the estimated maximum model length is 20000. Try increasing `gpu_memory_utilization`"
 
 
@@ -54,6 +55,24 @@ def test_what_a_start_said_would_fit_becomes_a_rung_of_its_own() -> None:
     scale.learn_fitting(("INFO loading", WOULD_FIT))
     assert scale.rungs[0].shrink is Shrink.FITTING
     assert scale.footprint_on(1).context == 20000
+
+
+def test_a_way_that_the_server_does_not_know_is_no_rung_any_more() -> None:
+    scale = scale_of(llama("a", footprint=Footprint(context=8192)))
+    assert not scale.learn_refused(0, (NO_FLASH,)), "as configured it is not our doing"
+    assert not scale.learn_refused(1, ("error: invalid argument",))
+    assert scale.learn_refused(1, ("loading", NO_FLASH))
+    assert words(scale) == ["as configured", "context x 0.75", "context x 0.5"]
+    assert scale.footprint_on(1) == Footprint(context=6144)
+    other = scale_of(llama("a", footprint=Footprint(context=8192)))
+    other.remember(scale)
+    assert words(other) == words(scale)
+
+
+def test_without_another_rung_it_is_the_end_of_the_ladder() -> None:
+    scale = scale_of(llama("a", rungs=(Rung(Shrink.CACHE_Q8),)))
+    assert not scale.learn_refused(1, (NO_FLASH,))
+    assert scale.rungs == ()
 
 
 def test_vllm_takes_no_share_of_a_gpu_where_its_cache_has_a_size() -> None:
