@@ -13,10 +13,11 @@ from aiohttp import web
 from supervisord.api import errors, models
 from supervisord.api.control_verbs import ONE_OF_MODEL_VERBS, ONE_OF_VERBS, Verbs
 from supervisord.api.entries import error_response, event_entry, job_entry, json_response
+from supervisord.api.incidents import Incidents
+from supervisord.api.query import moment, whole
 from supervisord.core.errors import (
     ConflictError,
     ForbiddenPeerError,
-    InvalidRequestError,
     NotFoundError,
     RequestTooLargeError,
     SupervisorError,
@@ -60,6 +61,7 @@ class ControlDoor:
         self._may_use = may_use
         self._reload = reload
         self._verbs = Verbs(supervisor)
+        self._incidents = Incidents(supervisor, about.version)
 
     def application(self) -> web.Application:
         """The routes of the control socket."""
@@ -78,6 +80,9 @@ class ControlDoor:
         add.add_get("/v1/jobs/{id}/output", self._output)
         add.add_post("/v1/jobs/{id}/cancel", self._cancel)
         add.add_get("/v1/events", self._events)
+        add.add_get("/v1/incidents", self._incidents.listed)
+        add.add_get("/v1/incidents/{id}", self._incidents.shown)
+        add.add_get("/v1/incidents/{id}/export", self._incidents.export)
         return app
 
     @web.middleware
@@ -127,12 +132,12 @@ class ControlDoor:
 
     async def _jobs(self, request: web.Request) -> web.Response:
         query = request.query
-        limit = _whole(query.get("limit"), 50, "limit", LONGEST_LIST)
+        limit = whole(query.get("limit"), 50, "limit", LONGEST_LIST)
         wanted = JobFilter(
             status=query.get("status"),
             model=query.get("model"),
             backend=query.get("backend"),
-            since=_number(query.get("since"), "since"),
+            since=moment(query.get("since"), "since"),
             after=query.get("after"),
             limit=limit,
         )
@@ -143,7 +148,10 @@ class ControlDoor:
     async def _job(self, request: web.Request) -> web.Response:
         found = await self._find(request.match_info["id"])
         entry = dict(job_entry(found))
-        entry["position"] = self._supervisor.dispatcher.position(found.job.id)
+        dispatcher = self._supervisor.dispatcher
+        entry["position"] = dispatcher.position(found.job.id)
+        serving = (name for name in self._supervisor.backends if found.job.id in dispatcher.serving(name))
+        entry["backend"] = entry["backend"] or next(serving, None)
         return json_response(entry)
 
     async def _find(self, wanted: str) -> StoredJob:
@@ -167,7 +175,7 @@ class ControlDoor:
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:
         backend = self._supervisor.backend(request.match_info["name"])
-        lines = _whole(request.query.get("lines"), 200, "lines", 10_000)
+        lines = whole(request.query.get("lines"), 200, "lines", 10_000)
         text = "".join(f"{line}\n" for line in backend.tail(lines))
         if request.query.get("follow") != "1":
             return web.Response(text=text)
@@ -185,8 +193,8 @@ class ControlDoor:
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         query = request.query
-        after = _whole(query["after"], 0, "after", 2**62) if "after" in query else None
-        limit = _whole(query.get("limit"), 50, "limit", LONGEST_LIST)
+        after = whole(query["after"], 0, "after", 2**62) if "after" in query else None
+        limit = whole(query.get("limit"), 50, "limit", LONGEST_LIST)
         backend = query.get("backend")
         with self._supervisor.journal.follow() as inbox:  # before the look back: nothing falls between the two
             await self._supervisor.ports.store.flush()
@@ -233,27 +241,6 @@ async def _lines_of(inbox: asyncio.Queue[str]) -> AsyncIterator[str]:
 
 def _line(entry: Mapping[str, object]) -> str:
     return msgspec.json.encode(entry).decode() + "\n"
-
-
-def _whole(text: str | None, default: int, name: str, most: int) -> int:
-    if text is None:
-        return default
-    try:
-        value = int(text)
-    except ValueError:
-        raise InvalidRequestError(f'"{name}" must be a whole number.', param=name) from None
-    if not 0 <= value <= most:
-        raise InvalidRequestError(f'"{name}" must be between 0 and {most}.', param=name)
-    return value
-
-
-def _number(text: str | None, name: str) -> float | None:
-    if text is None:
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        raise InvalidRequestError(f'"{name}" must be a number: seconds since the epoch.', param=name) from None
 
 
 def _text(kept: bytes | None) -> str | None:

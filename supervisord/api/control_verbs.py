@@ -10,8 +10,8 @@ from aiohttp import web
 from supervisord.api.entries import json_response
 from supervisord.core import life
 from supervisord.core.errors import ConflictError, DrainingError, InvalidRequestError, NotFoundError
-from supervisord.core.life import DOWN, Phase, Want
 from supervisord.core.routing import Route
+from supervisord.core.state import DOWN, Phase, Want
 from supervisord.engine import view
 from supervisord.engine.backend import Backend
 from supervisord.engine.supervisor import Supervisor

@@ -8,8 +8,10 @@ from aiohttp import web
 
 from supervisord.api import errors
 from supervisord.core.errors import SupervisorError
+from supervisord.core.incident import Incident
 from supervisord.core.job import Priority
 from supervisord.core.record import AttemptRecord, EventRecord
+from supervisord.core.story import Story, headline, tell
 from supervisord.ports import StoredJob
 
 
@@ -53,6 +55,48 @@ def job_entry(stored: StoredJob) -> Mapping[str, object]:
     }
 
 
+def incident_entry(incident: Incident) -> Mapping[str, object]:
+    """An incident as it is listed: without its evidence."""
+    cost = incident.cost
+    return {
+        "id": incident.id,
+        "at": incident.at,
+        "backend": incident.backend,
+        "kind": incident.kind.value,
+        "cause": incident.cause or None,
+        "headline": headline(incident),
+        "summary": incident.summary,
+        "permanent": incident.permanent,
+        "generation": incident.generation,
+        "exit_status": incident.status,
+        "ended_at": incident.ended_at,
+        "outcome": incident.outcome,
+        "downtime_s": cost.downtime_s,
+        "jobs_retried": cost.jobs_retried,
+        "jobs_failed": cost.jobs_failed,
+        "in_flight": list(incident.in_flight),
+    }
+
+
+def whole_incident_entry(incident: Incident) -> Mapping[str, object]:
+    """All of an incident, and its story."""
+    return {
+        **incident_entry(incident),
+        "story": story_entry(tell(incident)),
+        "verdict": [asdict(judgement) for judgement in incident.verdict],
+        "steps": [asdict(step) for step in incident.steps],
+        "facts": dict(incident.facts),
+        "log": list(incident.log),
+        "samples": [dict(sample) for sample in incident.samples],
+    }
+
+
+def story_entry(story: Story) -> Mapping[str, object]:
+    """A story as JSON values."""
+    parts = [{"title": part.title, "lines": list(part.lines)} for part in story.parts]
+    return {"headline": story.headline, "parts": parts}
+
+
 def _attempt_entry(attempt: AttemptRecord) -> Mapping[str, object]:
     identity, used = attempt.identity, attempt.usage
     return {
@@ -61,6 +105,8 @@ def _attempt_entry(attempt: AttemptRecord) -> Mapping[str, object]:
         "generation": attempt.generation,
         "runtime": attempt.runtime,
         "rung": attempt.rung,
+        "rung_name": attempt.rung_name,
+        "rung_why": attempt.rung_why,
         "hardware": attempt.hardware,
         "model": identity.model,
         "quantization": identity.quantization,

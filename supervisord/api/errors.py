@@ -41,6 +41,7 @@ STATUS: Mapping[str, int] = {
     "too_many_connections": 503,
     "backend_parked": 503,
     "backend_stopped": 503,
+    "poison": 500,
     "store_unavailable": 503,
     "store_full": 507,
     "cancelled": 499,  # nginx's status for a client that left; an operator's cancel looks the same from outside

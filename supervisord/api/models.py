@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from supervisord.core.footprint import Source
-from supervisord.core.life import Phase
 from supervisord.core.routing import Route
+from supervisord.core.state import Phase
 from supervisord.engine.backend import Backend
 from supervisord.engine.supervisor import Supervisor
 
@@ -43,6 +43,8 @@ def openai_entry(supervisor: Supervisor, route: Route, name: str) -> Entry:
             "context_requested": best.spec.footprint.context,
             "quantization": identity.quantization if identity else None,
             "rung": best.state.rung,
+            "rung_name": best.rung_name,
+            "rung_why": best.state.rung_why,
         },
     }
 

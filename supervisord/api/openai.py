@@ -11,8 +11,8 @@ from supervisord.api.door import HttpClient, Request, Response, Work, json_answe
 from supervisord.api.guard import Doorkeeper
 from supervisord.core.errors import InvalidJsonError, InvalidRequestError, SupervisorError, UnsupportedMediaTypeError
 from supervisord.core.job import Submission
-from supervisord.core.life import BackendState, Phase, Want
 from supervisord.core.request import ENDPOINTS, SCALARS, JsonKind, Value, submission
+from supervisord.core.state import BackendState, Phase, Want
 from supervisord.engine.supervisor import Supervisor
 
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])

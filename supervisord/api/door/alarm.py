@@ -34,10 +34,11 @@ class Alarm:
         self._deadline = math.inf
 
     def close(self) -> None:
-        """Be forgotten by the loop."""
+        """Be forgotten by the loop, and forget who was to be told."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._late = _nobody
 
     def _look(self) -> None:
         self._timer = None
@@ -45,3 +46,7 @@ class Alarm:
             self._late()
         elif self._deadline < math.inf:
             self._timer = self._loop.call_at(self._deadline, self._look)
+
+
+def _nobody() -> None:
+    return None

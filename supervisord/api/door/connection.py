@@ -137,10 +137,13 @@ class Connection(asyncio.Protocol):
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = True
+        task, self._task, self._client = self._task, None, None
+        if task is not None:
+            task.cancel()
+        # Both hold on to this: what was read would else stay in memory until the garbage collector comes by.
         self._alarm.close()
-        if self._task is not None:
-            self._task.cancel()
-        self._owner.lost(self, self._task)
+        self._reader.close()
+        self._owner.lost(self, task)
 
     @override
     def pause_writing(self) -> None:

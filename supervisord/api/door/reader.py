@@ -77,6 +77,10 @@ class RequestReader:
         else:
             self._fed = 0
 
+    def close(self) -> None:
+        """Nothing is read any more: let go of the parser, which holds on to this."""
+        del self._parser
+
     # --- what the parser calls ------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:

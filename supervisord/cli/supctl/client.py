@@ -1,21 +1,20 @@
 """The daemon's control door: HTTP/1.1 over a Unix socket, with every wait and every frame bounded."""
 
-import http.client
 import json
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
+from supervisord.cli.supctl.exchange import Exchange, ProtocolError
 from supervisord.cli.supctl.failure import Denied, Failure, NotFound, NotRunning, TimedOut
 from supervisord.cli.supctl.sockets import Places, connect, stuck
 from supervisord.cli.supctl.wire import Doc
 
 ANSWER_LIMIT = 16 * 1024 * 1024  # bytes; a thousand jobs with their attempts are 2 MB
 LINE_LIMIT = 1024 * 1024  # bytes; a longer line arrives in pieces
-_CHUNK = 64 * 1024
 
 _FAILURES: Mapping[str, type[Failure]] = {"not_found": NotFound, "forbidden_peer": Denied}
 
@@ -54,43 +53,31 @@ class Control:
         A followed answer may be silent for hours, so only its head is bounded in time: on a Unix socket the end of
         the daemon is always told. Its end means that the daemon went away, and raises NotRunning.
         """
-        with self._exchange("GET", _target(path, query), None, self.timeout) as (peer, response):
+        with self._exchange("GET", _target(path, query), None, self.timeout) as (peer, answer):
             if follow:
-                _limit(peer, None)
-            yield _lines(response, follow=follow, timeout=self.timeout)
+                peer.settimeout(None)
+            yield _lines(answer, follow=follow, timeout=self.timeout)
 
     def _whole(self, method: str, target: str, body: bytes | None, timeout: float) -> Answer:
         give_up = time.monotonic() + timeout
-        with self._exchange(method, target, body, timeout) as (peer, response), _translated(timeout):
-            raw = _bounded(peer, response, give_up)
+        with self._exchange(method, target, body, timeout) as (peer, answer), _translated(timeout):
+            raw = _bounded(peer, answer, give_up)
         return Answer(raw, _object(raw))
 
     @contextmanager
     def _exchange(
         self, method: str, target: str, body: bytes | None, timeout: float
-    ) -> Iterator[tuple[socket.socket, http.client.HTTPResponse]]:
-        # The connection is made here and handed over: HTTPConnection itself only knows TCP.
-        with closing(http.client.HTTPConnection("localhost")) as connection:
+    ) -> Iterator[tuple[socket.socket, Exchange]]:
+        with _translated(timeout):
+            peer = connect(self.places, self.timeout)
+        with closing(peer):
+            exchange = Exchange(peer)
             with _translated(timeout):
-                connection.sock = peer = connect(self.places, self.timeout)
                 peer.settimeout(timeout)
-                response = _sent(connection, method, target, body)
-            with closing(response):
-                if response.status >= 400:
-                    with _translated(timeout):
-                        raise _refusal(response.status, response.read(LINE_LIMIT))
-                yield peer, response  # what the reader of the lines does with them is not translated
-
-
-def _sent(
-    connection: http.client.HTTPConnection, method: str, target: str, body: bytes | None
-) -> http.client.HTTPResponse:
-    headers = {"Connection": "close", "Accept": "*/*"}
-    if body is not None:
-        headers["Content-Type"] = "application/json"
-    with suppress(BrokenPipeError):  # a refusal can be on its way already: read it
-        connection.request(method, target, body, headers)
-    return connection.getresponse()
+                exchange.ask(method, target, body)
+                if exchange.status >= 400:
+                    raise _refusal(exchange.status, _bounded(peer, exchange, time.monotonic() + timeout))
+            yield peer, exchange  # what the reader of the lines does with them is not translated
 
 
 def _target(path: str, query: Query | None) -> str:
@@ -109,10 +96,10 @@ def _translated(timeout: float) -> Iterator[None]:
         yield
     except TimeoutError:
         raise TimedOut(f"the daemon does not answer: {stuck(timeout)}") from None
-    except (ConnectionError, http.client.IncompleteRead):
+    except ConnectionError:
         raise NotRunning("the daemon closed the connection: it is stopping, or has just ended") from None
-    except http.client.HTTPException as error:
-        raise _foreign(f"{type(error).__name__}: {error}") from None
+    except ProtocolError as error:
+        raise _foreign(str(error)) from None
 
 
 def _foreign(detail: str) -> Failure:
@@ -122,26 +109,18 @@ def _foreign(detail: str) -> Failure:
     )
 
 
-def _limit(peer: socket.socket, timeout: float | None) -> None:
-    if peer.fileno() >= 0:  # http.client closes it as soon as the whole answer is in its buffer
-        peer.settimeout(timeout)
-
-
-def _bounded(peer: socket.socket, response: http.client.HTTPResponse, give_up: float) -> bytes:
+def _bounded(peer: socket.socket, answer: Exchange, give_up: float) -> bytes:
     parts: list[bytes] = []
     size = 0
     while True:
-        _limit(peer, max(0.001, give_up - time.monotonic()))
-        part = response.read1(_CHUNK)
+        peer.settimeout(max(0.001, give_up - time.monotonic()))
+        part = answer.read()
         if not part:
-            break
+            return b"".join(parts)
         parts.append(part)
         size += len(part)
         if size > ANSWER_LIMIT:
             raise _foreign(f"it is longer than {ANSWER_LIMIT // 2**20} MiB")
-    if response.length:  # read1 takes an early end for the end
-        raise http.client.IncompleteRead(b"", response.length)
-    return b"".join(parts)
 
 
 def _object(raw: bytes) -> Doc:
@@ -163,9 +142,9 @@ def _refusal(status: int, raw: bytes) -> Failure:
     return kind(error.lines("message") or f"the daemon refused with HTTP status {status} and gave no reason")
 
 
-def _lines(response: http.client.HTTPResponse, *, follow: bool, timeout: float) -> Iterator[bytes]:
+def _lines(answer: Exchange, *, follow: bool, timeout: float) -> Iterator[bytes]:
     rest = b""
-    while part := _part(response, timeout):
+    while part := _part(answer, timeout):
         *whole, rest = (rest + part).split(b"\n")
         yield from whole
         if len(rest) >= LINE_LIMIT:
@@ -173,10 +152,17 @@ def _lines(response: http.client.HTTPResponse, *, follow: bool, timeout: float) 
             rest = b""
     if rest:
         yield rest
-    if follow or response.length:
-        raise NotRunning("the daemon went away: it stopped, or restarts")
+    if follow:
+        raise _gone()
 
 
-def _part(response: http.client.HTTPResponse, timeout: float) -> bytes:
-    with _translated(timeout):
-        return response.read1(_CHUNK)
+def _part(answer: Exchange, timeout: float) -> bytes:
+    try:
+        with _translated(timeout):
+            return answer.read()
+    except NotRunning:
+        raise _gone() from None
+
+
+def _gone() -> NotRunning:
+    return NotRunning("the daemon went away: it stopped, or restarts")

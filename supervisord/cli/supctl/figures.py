@@ -46,6 +46,18 @@ def gib(size: int | None) -> str:
     return ABSENT if size is None else f"{size / 2**30:.1f}"
 
 
+def size(value: int | None) -> str:
+    """With its unit: 23 MiB, 1.2 GiB."""
+    if value is None:
+        return ABSENT
+    return f"{value / 2**20:.0f} MiB" if value < 2**30 else f"{value / 2**30:.1f} GiB"
+
+
+def number(value: int | None, noun: str) -> str:
+    """1 line, 2 lines."""
+    return f"{count(value)} {noun}" if value == 1 else f"{count(value)} {noun}s"
+
+
 def mib_rate(rate: float) -> str:
     return f"{rate / 2**20:.1f} MiB/s"
 

@@ -96,7 +96,7 @@ def _attempt(attempt: Attempt, screen: Screen) -> list[str]:
         ("model", _with(attempt.model, attempt.quantization)),
         ("context", f"{count(attempt.context_tokens)} tokens"),
         ("template", attempt.template_hash),
-        ("rung", count(attempt.rung)),
+        ("rung", rung(attempt.rung, attempt.rung_name, attempt.rung_why)),
         ("hardware", attempt.hardware),
         ("started", moment(attempt.started_at)),
         ("queue wait", exact(attempt.queue_wait_s)),
@@ -107,6 +107,12 @@ def _attempt(attempt: Attempt, screen: Screen) -> list[str]:
         ("HTTP status", ABSENT if attempt.http_status is None else str(attempt.http_status)),
     )
     return [screen.paint(Cell(f"{head}  {outcome}", _STATUSES.get(attempt.status, Style.PLAIN))), *_fields(fields)]
+
+
+def rung(number: int | None, name: str, why: str) -> str:
+    """Of the ladder, in words: 1 (context x 0.5): it ran out of GPU memory."""
+    told = f"{count(number)} ({name})" if name else count(number)
+    return f"{told}: {why}" if why else told
 
 
 def _with(first: str, second: str) -> str:

@@ -16,6 +16,7 @@ from supervisord.cli.supctl.screen import note
 # and by scripts all day, and starts a quarter faster without the others.
 _COMMANDS: Mapping[str, str] = {
     "status": "status",
+    "why": "why",
     "start": "backends",
     "stop": "backends",
     "restart": "backends",
@@ -26,6 +27,7 @@ _COMMANDS: Mapping[str, str] = {
     "reload": "reload",
     "logs": "backends",
     "jobs": "jobs",
+    "incidents": "incidents",
     "events": "events",
     "version": "about",
     "completion": "about",
@@ -39,7 +41,7 @@ Exit statuses:
   3    the daemon is not running
   4    permission denied
   5    no answer in time
-  6    no such backend, model or job
+  6    no such backend, model, job or incident
   130  ended by Ctrl-C
 """
 

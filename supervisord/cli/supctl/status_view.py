@@ -7,7 +7,8 @@ from supervisord.cli.supctl import pool_view
 from supervisord.cli.supctl.figures import ABSENT, count, gib, mib_rate, rate, span, tokens
 from supervisord.cli.supctl.screen import Cell, Screen, Style
 from supervisord.cli.supctl.table import Column, table
-from supervisord.cli.supctl.wire import Backend, Gpu, Host, Pool, Queue, Status
+from supervisord.cli.supctl.wire import Gpu, Host, Pool, Queue
+from supervisord.cli.supctl.wire_status import Backend, Status
 
 STALE_AFTER_S = 15.0  # three times the slowest sampling: an older figure is told with its age
 NO_SWAP = "no swap"  # the daemon lists it among what is missing, in these words
@@ -230,6 +231,6 @@ def _note(backend: Backend) -> str:
     if backend.next_start_in_s is not None:  # first, as the end may be cut
         parts.append(f"next start in {span(backend.next_start_in_s)}")
     parts.append(backend.note or (backend.last_reason if failing else ""))
-    if backend.log_degraded:
-        parts.append(f"log: {backend.log_degraded}")
+    if backend.log.degraded:
+        parts.append(f"log: {backend.log.degraded}")
     return "; ".join(part for part in parts if part)

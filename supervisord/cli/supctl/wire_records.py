@@ -12,6 +12,8 @@ class Attempt:
     generation: int | None
     runtime: str
     rung: int | None
+    rung_name: str
+    rung_why: str
     hardware: str
     model: str
     quantization: str
@@ -39,6 +41,8 @@ class Attempt:
             generation=doc.whole("generation"),
             runtime=doc.text("runtime"),
             rung=doc.whole("rung"),
+            rung_name=doc.text("rung_name"),
+            rung_why=doc.text("rung_why"),
             hardware=doc.text("hardware"),
             model=doc.text("model"),
             quantization=doc.text("quantization"),

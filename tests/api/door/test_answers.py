@@ -7,8 +7,12 @@ from contextlib import AsyncExitStack
 import pytest
 
 from supervisord.api.door import Door, HttpClient, Request, Response
+from supervisord.api.door.alarm import Alarm
+from supervisord.api.door.connection import Connection
+from supervisord.api.door.reader import RequestReader
 from supervisord.api.door.server import REFUSED_AT_ONCE
 from supervisord.core.errors import QueueFullError
+from tests.fakes.garbage import no_garbage
 from tests.fakes.public_door import Caller, a_door, request_bytes
 
 WORK = request_bytes("POST", "/work", b"{}")
@@ -180,7 +184,7 @@ async def test_back_pressure_reaches_the_writer_and_goes_away() -> None:
 
     async def working(request: Request, client: HttpClient) -> None:
         client.start(200, (), length=None)
-        for number in range(64):
+        for number in range(24):
             written.append(number)
             if not client.write(MEGABYTE):
                 await client.drained()
@@ -191,7 +195,26 @@ async def test_back_pressure_reaches_the_writer_and_goes_away() -> None:
         await door.application.begun.wait()
         await asyncio.sleep(0.1)
         assert len(written) < 16, "what the kernel takes, and little more"
-        assert len((await caller.answer()).body) == 64 * len(MEGABYTE)
+        assert len((await caller.answer()).body) == 24 * len(MEGABYTE)
+
+
+async def test_a_connection_that_is_over_is_freed_at_once() -> None:
+    """However it ended: closed behind its answer, or left while that was made, or in the middle of a request."""
+
+    async def working(request: Request, client: HttpClient) -> Response:
+        await asyncio.sleep(60)
+        return Response(200)
+
+    async with a_door(working) as door, no_garbage(Connection, RequestReader, Alarm, HttpClient):
+        async with door.caller() as caller:
+            assert (await caller.ask("POST", "/", b"x" * 1000, "connection: close")).status == 200
+        async with door.caller() as caller:
+            caller.send(WORK)
+            await door.application.begun.wait()
+        async with door.caller() as caller:
+            caller.send(WORK[:20])
+        await until_no_connection(door.door)
+        del caller
 
 
 async def test_a_client_that_takes_nothing_is_cut_off_in_time() -> None:

@@ -60,12 +60,17 @@ def backend(name: str, **changes: Any) -> dict[str, Any]:
         "restarts": 0,
         "last_reason": "",
         "rung": 0,
+        "rung_name": "as configured",
+        "rung_why": "",
         "rungs": 3,
+        "climb_in_s": None,
         "note": "",
         "rss_bytes": int(1.2 * GIB),
         "vram_bytes": int(20.1 * GIB),
         "next_start_in_s": None,
-        "log": {"lines": 100, "dropped_bytes": 0, "degraded": ""},
+        "limits": {"memory_bytes": None, "pids": None},
+        "group": None,
+        "log": {"lines": 100, "cut_lines": 0, "dropped_bytes": 0, "degraded": ""},
         **changes,
     }
 
@@ -177,6 +182,30 @@ TROUBLED: dict[str, Any] = {
     ],
 }  # fmt: skip
 
+GROUP: dict[str, Any] = {
+    "memory_bytes": int(1.1 * GIB), "memory_peak_bytes": int(1.9 * GIB), "memory_limit_bytes": 2 * GIB, "at_limit": 14,
+    "oom_kills": 1, "stall_full_percent": 0.5, "pids": 23,
+}  # fmt: skip
+
+DETAILED: dict[str, Any] = {
+    **STATUS,
+    "groups": {"kind": "v1", "problem": "the pids controller is not there", "controllers": ["memory"]},
+    "backends": [
+        backend(
+            "small", models=["small", "gpt-4o"], rung=1, rung_name="context x 0.5", climb_in_s=1500.0, restarts=1,
+            rung_why="gpu0 is short of memory: 100 MiB are free", last_reason="killed by SIGSEGV",
+            note="rung 1 (context x 0.5): gpu0 is short of memory: 100 MiB are free", group=GROUP,
+            limits={"memory_bytes": 2 * GIB, "pids": 512},
+            log={"lines": 1, "cut_lines": 2, "dropped_bytes": 4096, "degraded": "the disk is full"},
+        ),
+        backend("due", rung=2, rung_name="KV cache q8_0", climb_in_s=0.0, rungs=2,
+                group={"pids": 1, "memory_bytes": 30 << 20, "at_limit": 0}, limits={"memory_bytes": None, "pids": 9}),
+        backend("whole", rungs=1, limits={"memory_bytes": GIB, "pids": None}, group={"stall_full_percent": 0.0}),
+        backend("gone", phase="parked", rungs=0, generation=0, models=[], log={}, last_reason="no smaller is left",
+                note="no smaller is left"),
+    ],
+}  # fmt: skip
+
 BARE: dict[str, Any] = {
     **STATUS,
     "queue": {"depth": 0, "limit": 512, "oldest_s": None, "paused": None, "in_flight": 0},
@@ -251,6 +280,8 @@ def attempt(number: int, **changes: Any) -> dict[str, Any]:
         "generation": 7,
         "runtime": "llama.cpp",
         "rung": 0,
+        "rung_name": "as configured",
+        "rung_why": "",
         "hardware": "RTX 4090 24 GiB",
         "model": "Llama-3.3-70B-Instruct",
         "quantization": "Q4_K_M",
@@ -301,7 +332,12 @@ JOB: dict[str, Any] = {
     "temperature": 0.2,
     "backend": "llama3-70b",
     "attempts_count": 2,
-    "attempts": [DIED, attempt(2, generation=8, rung=1, context_tokens=12288)],
+    "attempts": [
+        DIED,
+        attempt(
+            2, generation=8, rung=1, rung_name="context x 0.75", rung_why="GPU out of memory", context_tokens=12288
+        ),
+    ],
 }
 
 WAITING: dict[str, Any] = {
@@ -345,3 +381,59 @@ EVENTS: list[dict[str, Any]] = [
 
 def error(code: str, message: str) -> dict[str, Any]:
     return {"error": {"message": message, "type": "supervisor_error", "code": code, "param": None}}
+
+
+INCIDENT: dict[str, Any] = {
+    "id": "i1m7yycvp60004drs",
+    "at": AT + 60.0,
+    "ended_at": AT + 72.5,
+    "backend": "llama3-70b",
+    "generation": 7,
+    "kind": "exit",
+    "cause": "gpu_oom",
+    "headline": "llama3-70b ran out of GPU memory.",
+    "summary": "GPU out of memory: CUDA error: out of memory",
+    "permanent": False,
+    "exit_status": -6,
+    "outcome": "ready again on rung 1",
+    "downtime_s": 12.5,
+    "jobs_retried": 1,
+    "jobs_failed": 0,
+    "in_flight": ["7f3a0c11"],
+    "story": {
+        "headline": "llama3-70b ran out of GPU memory.",
+        "parts": [
+            {"title": "What happened", "lines": ["GPU out of memory: CUDA error: out of memory.",
+             "It was start 7 of llama3-70b, at its full size, ended by signal 6 (SIGABRT), while it was ready."]},
+            {"title": "What was done", "lines": ["+0.5 s  killed what was left", "Ready again on rung 1."]},
+            {"title": "What to do", "lines": ["If it came back smaller, you need do nothing."]},
+        ],
+    },
+    "verdict": [
+        {"rule": "kernel_oom", "matched": False, "because": "no kill was counted"},
+        {"rule": "gpu_oom", "matched": True, "because": "CUDA error: out of memory"},
+    ],
+    "steps": [{"at": AT + 60.5, "what": "killed what was left"}],
+    "facts": {"rung": 0, "argv": ["llama-server", "--port", "40001"], "group": None},
+    "log": ["llama_context: n_ctx = 16384", "CUDA error: out of memory"],
+    "samples": [{"at": AT - 60.0}, {"at": AT + 60.0}],
+}  # fmt: skip
+
+HUNG: dict[str, Any] = {
+    **INCIDENT,
+    "id": "i1m7yxx0060004abc",
+    "at": AT,
+    "ended_at": None,
+    "backend": "extract-8b",
+    "kind": "hang",
+    "cause": "hang",
+    "headline": "extract-8b hung and was killed.",
+    "summary": "killed because it no longer answered",
+    "jobs_failed": 3,
+}
+
+_LEFT = {**HUNG, "id": "i1m7yww0060004def", "kind": "evicted", "cause": None, "ended_at": AT + 1.0, "jobs_failed": 0,
+         "summary": "gpu0 is short of memory", "downtime_s": 1.0}  # fmt: skip
+
+INCIDENTS: dict[str, Any] = {"incidents": [INCIDENT, HUNG, _LEFT], "more": False, "recorded_since": AT}
+NO_INCIDENTS: dict[str, Any] = {"incidents": [], "more": False, "recorded_since": AT}

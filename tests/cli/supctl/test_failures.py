@@ -36,8 +36,8 @@ class TestNotRunning:
 
     @pytest.mark.parametrize(
         "reply",
-        [b"", HEAD + b"Content-Length: 100\r\n\r\n{", HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{"],
-        ids=["nothing", "half a body", "half a chunk"],
+        [b"", HEAD, HEAD + b"Content-Length: 100\r\n\r\n{", HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{"],
+        ids=["nothing", "half a head", "half a body", "half a chunk"],
     )
     def test_hangs_up(self, supctl, socket_path, reply):
         with broken(socket_path, reply):
@@ -67,7 +67,7 @@ class TestDenied:
         socket_path.chmod(0o600)
         # Root passes every mode, so the process becomes nobody, once it has loaded what only root may read here.
         code = (
-            "import os, sys, atexit, supervisord.cli.supctl, supervisord.cli.supctl.commands.status as _\n"
+            "import os, sys, atexit, locale, supervisord.cli.supctl, supervisord.cli.supctl.commands.status as _\n"
             "if os.geteuid() == 0: os.seteuid(65534); atexit.register(os.seteuid, 0)\n"
             f"else: os.chmod({str(socket_path)!r}, 0)\n"
             "sys.argv[1:] = ['status']; supervisord.cli.supctl.main()"
@@ -137,15 +137,15 @@ class TestTimeout:
 @pytest.mark.parametrize(
     ("reply", "words"),
     [
-        (HEAD, "not JSON"),
-        (b"SSH-2.0-OpenSSH_9.6\r\n", "BadStatusLine"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", "Expected HTTP/"),
+        (HEAD + b"X-Filler: " + b"x" * 200_000, "head is longer than 64 KiB"),
         (HEAD + b"Content-Length: 5\r\n\r\nhello", "not JSON"),
         (HEAD + b"Content-Length: 2\r\n\r\n[]", "not a JSON object"),
         (HEAD + b"Content-Length: 200000\r\n\r\n" + b"[" * 200_000, "not JSON"),
         (HEAD + b"Content-Length: 100000000\r\n\r\n" + b" " * 17_000_000, "longer than 16 MiB"),
         (b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n", "HTTP status 500 without a reason"),
     ],
-    ids=["half a head", "another protocol", "no JSON", "a list", "deep", "huge", "error without reason"],
+    ids=["another protocol", "a head without end", "no JSON", "a list", "deep", "huge", "error without reason"],
 )
 def test_foreign_answers(supctl, socket_path, reply, words):
     with broken(socket_path, reply):

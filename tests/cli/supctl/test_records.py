@@ -72,7 +72,14 @@ class TestJobs:
             assert supctl("jobs", "show", "x").out != whole, key
 
     def test_attempt_tells_every_field(self, supctl, peer):
-        attempt = {**documents.DIED, "ttft_s": 1.0, "tokens_out": 5, "tokens_per_second": 2.0, "http_status": 500}
+        attempt = {
+            **documents.DIED,
+            "rung_why": "memory was short",
+            "ttft_s": 1.0,
+            "tokens_out": 5,
+            "tokens_per_second": 2.0,
+            "http_status": 500,
+        }
         peer.answers["/v1/jobs/x"] = {**documents.JOB, "attempts": [attempt]}
         whole = supctl("jobs", "show", "x").out
         for key in attempt:

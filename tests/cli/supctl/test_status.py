@@ -31,6 +31,40 @@ def test_json_is_what_the_daemon_sent(supctl, peer):
     assert ended.out == json.dumps(documents.STATUS) + "\n"
 
 
+@pytest.mark.parametrize("width", [60, 120])
+def test_details_of_each_backend(supctl, peer, golden, width):
+    peer.answers["/v1/status"] = documents.DETAILED
+    whole = supctl("status", "--verbose", COLUMNS=str(width)).out
+    plain = supctl("status", COLUMNS=str(width)).out
+    assert whole.startswith(plain)
+    golden(f"status-details-{width}", whole.removeprefix(plain))
+
+
+def test_details_of_some_backends(supctl, peer):
+    peer.answers["/v1/status"] = documents.DETAILED
+    ended = supctl("status", "gone", "whole")
+    assert [line for line in ended.out.splitlines() if line and line[0] != " "] == [
+        "control groups  v1, with memory; the pids controller is not there",
+        "gone  parked for 2h 10m",
+        "whole  ready for 2h 10m",
+    ]
+    unknown = supctl("status", "n\x1bo")
+    assert (unknown.status, unknown.err) == (6, "supctl: there is no backend n o. See: supctl status\n")
+
+
+@pytest.mark.parametrize(
+    ("groups", "told"),
+    [
+        ({}, "none"),
+        ({"kind": "none", "problem": "switched off"}, "none: switched off"),
+        ({"kind": "v2"}, "v2, with no"),
+    ],
+)
+def test_what_control_groups_do(supctl, peer, groups, told):
+    peer.answers["/v1/status"] = {**documents.DETAILED, "groups": groups}
+    assert supctl("status", "-v", "small").out.startswith(f"control groups  {told}")
+
+
 def test_empty_object_is_shown_with_dashes(supctl, peer):
     peer.answers["/v1/status"] = {"backends": [{}], "gpus": [{}], "host": 7, "queue": [], "jobs_today": {"done": "x"}}
     ended = supctl("status")

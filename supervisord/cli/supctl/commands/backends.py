@@ -16,12 +16,13 @@ from supervisord.cli.supctl.failure import Failure, NotFound, TimedOut
 from supervisord.cli.supctl.figures import span
 from supervisord.cli.supctl.options import Session, common_options, session
 from supervisord.cli.supctl.screen import note, show
-from supervisord.cli.supctl.wire import Backend, Doc, Status, clean
+from supervisord.cli.supctl.wire import Doc, clean
+from supervisord.cli.supctl.wire_status import Backend, Status
 
 WAIT_S = 300.0  # a 70B model from a cold disk of 500 MB/s takes 80 s
 LOG_LINES = 200
 LOOK_AGAIN_S = 1.0
-_COMPLETION_TIMEOUT_S = 0.5  # a pressed Tab does not wait longer
+COMPLETION_TIMEOUT_S = 0.5  # a pressed Tab does not wait longer
 
 _HOPELESS = frozenset({"parked", "unkillable"})  # nothing but an operator gets it out of there
 _FAILED = _HOPELESS | {"backoff"}
@@ -37,7 +38,8 @@ _OF_MODELS = _REACHED.keys() - {"reset"}
 _ENDS = frozenset({"stop", "unload"})
 
 
-def _complete_backend(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def complete_backend(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The backends of the running daemon whose names begin so."""
     del parameter
     return [item for item in _names(context, models=False) if item.value.startswith(incomplete)]
 
@@ -50,7 +52,7 @@ def _complete_name(context: click.Context, parameter: click.Parameter, incomplet
 def _names(context: click.Context, *, models: bool) -> list[CompletionItem]:
     """The names of backends, and of models if wanted, each once; none where no daemon answers at once."""
     session = context.ensure_object(Session)
-    control = Control(session.control().places, _COMPLETION_TIMEOUT_S)
+    control = Control(session.control().places, COMPLETION_TIMEOUT_S)
     found: dict[str, str] = {}
     with suppress(Failure):
         found |= {each.name: each.phase for each in Status.read(control.get("/v1/status").doc).backends}
@@ -61,7 +63,7 @@ def _names(context: click.Context, *, models: bool) -> list[CompletionItem]:
 
 
 def _verb(name: str, summary: str) -> click.Command:
-    complete = _complete_name if name in _OF_MODELS else _complete_backend
+    complete = _complete_name if name in _OF_MODELS else complete_backend
 
     @click.command(name, help=summary)
     @click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=complete)
@@ -171,7 +173,7 @@ def _judge(verb: str, name: str, backend: Backend, waited: float) -> None:
 
 
 @click.command()
-@click.argument("name", shell_complete=_complete_backend)
+@click.argument("name", shell_complete=complete_backend)
 @click.option(
     "-n",
     "--lines",

@@ -29,7 +29,8 @@ def since(text: str, now: float) -> float:
         raise ValueError(f'"{text}" is no time; write 90s, 30m, 1h, 2d, 1w or 2026-11-20T14:00') from None
 
 
-def _since(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+def read_since(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    """The value of `--since` in seconds since the epoch."""
     del context, parameter
     if value is None:
         return None
@@ -43,7 +44,7 @@ def _since(context: click.Context, parameter: click.Parameter, value: str | None
 @click.option("--status", type=click.Choice(STATUSES), help="Only jobs of this status.")
 @click.option("--model", metavar="NAME", help="Only jobs that asked for this model.")
 @click.option("--backend", metavar="NAME", help="Only jobs that ran on this backend.")
-@click.option("--since", metavar="WHEN", callback=_since, help="Only later ones: 30m, 1h, 2d, or 2026-11-20T14:00.")
+@click.option("--since", metavar="WHEN", callback=read_since, help="Only later ones: 30m, 1h, 2d, or 2026-11-20T14:00.")
 @click.option(
     "--limit", metavar="N", type=click.IntRange(1, 1000), default=LIMIT, help=f"At most so many. Default: {LIMIT}."
 )

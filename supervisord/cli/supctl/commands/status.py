@@ -3,17 +3,23 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
 
 import click
 
 from supervisord.cli.supctl.client import Answer, Control
-from supervisord.cli.supctl.failure import Failure, NotRunning, TimedOut
+from supervisord.cli.supctl.failure import Failure, NotFound, NotRunning, TimedOut
 from supervisord.cli.supctl.options import Session, common_options, json_option, session
 from supervisord.cli.supctl.screen import Screen, note, show, show_bytes
 from supervisord.cli.supctl.status_view import report
-from supervisord.cli.supctl.wire import Status
+from supervisord.cli.supctl.wire import clean
+from supervisord.cli.supctl.wire_status import Status
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 WATCH_S = 2.0
 
@@ -21,7 +27,15 @@ _HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 _HOME, _CLEAR_LINE, _CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 
 
+def _complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+    from supervisord.cli.supctl.commands.backends import complete_backend  # noqa: PLC0415 - only for a pressed Tab
+
+    return complete_backend(context, parameter, incomplete)
+
+
 @click.command()
+@click.argument("names", metavar="[BACKEND]...", nargs=-1, shell_complete=_complete)
+@click.option("-v", "--verbose", is_flag=True, help="Tell all there is of each backend, too.")
 @json_option
 @click.option(
     "--watch",
@@ -34,21 +48,40 @@ _HOME, _CLEAR_LINE, _CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 )
 @common_options
 @session
-def status(session: Session, *, as_json: bool, watch: float | None) -> None:
-    """Show the daemon, the memory and every backend."""
+def status(session: Session, *, names: tuple[str, ...], verbose: bool, as_json: bool, watch: float | None) -> None:
+    """Show the daemon, the memory and every backend; or all there is to say of some BACKENDs."""
     control = session.control()
+    draw = _as_line if as_json else partial(_as_details, names=names) if names else _as_report
+    if verbose and not names and not as_json:
+        draw = _as_both
     if watch is not None:
-        _watch(control, session.screen, every=watch, draw=_as_line if as_json else _as_report)
+        _watch(control, session.screen, every=watch, draw=draw)
         return
     answer = control.get("/v1/status")
     if as_json:
         show_bytes(answer.body)
     else:
-        show(_as_report(answer, session.screen()))
+        show(draw(answer, session.screen()))
 
 
 def _as_report(answer: Answer, screen: Screen) -> list[str]:
     return report(Status.read(answer.doc), screen)
+
+
+def _as_both(answer: Answer, screen: Screen) -> list[str]:
+    return [*_as_report(answer, screen), "", *_as_details(answer, screen)]
+
+
+def _as_details(answer: Answer, screen: Screen, *, names: Sequence[str] = ()) -> list[str]:
+    """Raises NotFound."""
+    from supervisord.cli.supctl.detail_view import details  # noqa: PLC0415 - the plain status is the quick one
+
+    told = Status.read(answer.doc)
+    known = {backend.name: backend for backend in told.backends}
+    for name in names:
+        if name not in known:
+            raise NotFound(f"there is no backend {clean(name)}. See: supctl status")
+    return details(told, [known[name] for name in names or known], screen)
 
 
 def _as_line(answer: Answer, _: Screen) -> list[str]:
@@ -59,7 +92,7 @@ def _watch(
     control: Control, screen: Callable[[], Screen], *, every: float, draw: Callable[[Answer, Screen], list[str]]
 ) -> None:
     """Ends only by Ctrl-C, which is how one leaves it: not a failure."""
-    redrawn = draw is _as_report and screen().terminal
+    redrawn = draw is not _as_line and screen().terminal
     try:
         with _cursor_hidden() if redrawn else _nothing():
             while True:
