@@ -36,7 +36,7 @@ async def gpu_is(daemon: Daemon, **wanted: object) -> dict[str, object] | None:
 async def test_under_critical_pressure_idle_backends_leave_and_work_waits(
     start: Start, driver: FakeDriver, http: aiohttp.ClientSession
 ) -> None:
-    async with start(top=QUICK, environment=dict(driver.env)) as daemon:
+    async with start(top=QUICK, environment=dict(driver.env), memory={"vram": "1GiB"}) as daemon:
         await daemon.until_phase("ready")
         assert await gpu_is(daemon, pressure="ok", vram_total_bytes=24 * GIB)
         hold(driver, free=100 * 2**20)
@@ -79,7 +79,7 @@ async def test_no_request_loads_a_model_into_a_full_card(
             assert answer.status == 200
 
 
-async def test_a_blocked_driver_is_stale_and_stops_nobody(
+async def test_row_22_a_blocked_driver_is_stale_and_stops_nobody(
     start: Start, driver: FakeDriver, http: aiohttp.ClientSession
 ) -> None:
     async with start(environment=dict(driver.env)) as daemon:

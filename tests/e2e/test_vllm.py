@@ -6,6 +6,7 @@ leaves both backends ready, but the last.
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
@@ -15,6 +16,7 @@ import pytest
 import pytest_asyncio
 from openai.types.chat import ChatCompletionMessageParam
 
+from supervisord.core.hang import DIAGNOSIS_S
 from tests.fakes.daemon import Daemon, alive, running
 from tests.fakes.pace import slowed
 from tests.fakes.vllm import START_S, real_vllm
@@ -206,6 +208,37 @@ async def test_a_worker_killed_under_load(daemon: Daemon, client: openai.AsyncOp
     generation = (await daemon.backend("tiny"))["generation"]
     await kill_under_load(daemon, client, "worker")
     await back(daemon, generation)
+
+
+async def test_an_engine_that_stands_still_under_load_is_found_out(daemon: Daemon, client: openai.AsyncOpenAI) -> None:
+    """Its server answers /health and /metrics all the while."""
+    before = daemon.configuration["backends"]
+    times = {**before["tiny"]["timeouts"], "progress": "5s", "first_token": "0s"}
+    told = await daemon.reload(backends={**before, "tiny": {**before["tiny"], "timeouts": times}})
+    assert told["adjusted"] == ["tiny"], "without a restart"
+    tiny = await daemon.backend("tiny")
+    tree = tree_of(tiny)
+    with slowed(tree["worker"]):
+        stream = await client.chat.completions.create(
+            model="tiny", messages=HELLO, max_tokens=900, stream=True, extra_body=ON_AND_ON
+        )
+        chunks = aiter(stream)
+        await anext(chunks)
+        tree["engine"].suspend()
+        began = time.monotonic()
+        with pytest.raises(openai.APIError, match="nothing moved for 5 s"):
+            async for _ in chunks:
+                pass
+    assert time.monotonic() - began <= 5.0 + DIAGNOSIS_S + 4.0
+
+    async def hung() -> bool:
+        ended = [e for e in await daemon.events("backend.exit") if e["backend"] == "tiny"]
+        return bool(ended) and ended[-1]["data"]["cause"] == "hang"
+
+    await daemon.until(hung, "the end of every process of it")
+    assert not alive(list(tree.values()))
+    await daemon.reload(backends=before)
+    await back(daemon, tiny["generation"])
 
 
 async def test_the_api_server_killed_under_load_leaves_nothing_behind(

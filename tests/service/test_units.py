@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from supervisord.adapters.notify import SystemdNotifier
+from supervisord.adapters.process import cgroup_v2
 from supervisord.config import places
+from supervisord.core.memory import MIB
 
 CHECKOUT = Path(__file__).parents[2]
 UNIT = CHECKOUT / "systemd/llm-supervisord.service"
@@ -105,6 +107,15 @@ def test_the_gpu_is_not_hidden() -> None:
     assert "AF_NETLINK" in found["RestrictAddressFamilies"][0]
     before = found["After"][0].split()
     assert set(found["Wants"][0].split()) <= set(before), "the nodes must be there before this starts"
+
+
+def test_what_is_delegated_is_what_the_daemon_takes() -> None:
+    found = settings(UNIT)
+    assert found["Delegate"] == [" ".join(cgroup_v2.CONTROLLERS)]
+    assert found["MemoryMin"] == [f"{cgroup_v2.RESERVE // MIB}M"]
+    assert found["OOMPolicy"] == ["continue"], "else one backend that is killed takes the service with it"
+    assert settings(DROP_IN)["DelegateSubgroup"] == [cgroup_v2.DAEMON]
+    assert "Delegate=memory pids" in cgroup_v2.REMEDY
 
 
 def test_the_watchdog_and_the_notifier_fit_together(tmp_path: Path) -> None:
