@@ -55,7 +55,11 @@ def swap(tmp_path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        subprocess.run(["swapoff", file], check=True, timeout=120)
+        for left in range(4, -1, -1):  # refused while there is no memory for what is in it
+            done = subprocess.run(["swapoff", file], check=not left, timeout=120)
+            if done.returncode == 0:
+                break
+            time.sleep(1.0)
 
 
 async def take(daemon: Daemon, http: aiohttp.ClientSession, name: str, mib: int) -> None:
