@@ -3,41 +3,21 @@
 import asyncio
 from typing import Protocol
 
-from supervisord.core import life
-from supervisord.core.state import BackendState, LifePolicy
-from supervisord.engine.canary import Canary
+from supervisord.engine.canary import Canary, Idle
 from supervisord.engine.diagnosis import Diagnosis
 from supervisord.engine.generation import Generation
-from supervisord.engine.watch import Watch
+from supervisord.engine.watch import Watch, Watched
 from supervisord.engine.world import World
-from supervisord.runtimes.base import BackendSpec, Runtime
+from supervisord.runtimes.base import Runtime
 
 
-class Attended(Protocol):
+class Attended(Watched, Idle, Protocol):
     """The backend whose generation it is."""
 
     @property
     def name(self) -> str: ...
 
-    @property
-    def state(self) -> BackendState: ...
-
-    @property
-    def policy(self) -> LifePolicy: ...
-
-    @property
-    def known_context(self) -> int | None: ...
-
-    spec: BackendSpec
     runtime: Runtime
-
-    def post(self, event: life.Event) -> None: ...
-
-    def is_current(self, generation: Generation) -> bool: ...
-
-    def became_ready(self, generation: Generation) -> None: ...
-
-    def jobs_wait(self) -> bool: ...
 
 
 class Attendance:

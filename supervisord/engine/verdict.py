@@ -42,7 +42,6 @@ def verdict_on(
         kernel_named_us=kernel.named(generation.pids) if looks else None,
         kernel_named_alike=next((name for name in victims or () if name in generation.names.values()), ""),
         processes=generation.names,
-        diagnosis=str(generation.diagnosis.get("summary", "")),
         gpus=around.gpus,
         gpu_addresses=around.addresses,
         gpus_lost=around.lost,
