@@ -77,7 +77,9 @@ class LocalSettings(BackendSettings):
     )
     env: dict[Variable, Word] = setting({}, "More environment variables for the server.")
     cwd: FilePath | None = setting(None, "Working folder of the server. Default: the daemon's.")
-    nice: Annotated[int, *fields.whole(-20, 19)] = setting(0, "CPU priority; below 0 needs privileges.")
+    nice: Annotated[int, *fields.whole(-20, 19)] = setting(
+        0, "CPU priority, also against other sessions where the kernel groups by them; below 0 needs privileges."
+    )
     oom_score_adj: Annotated[int, *fields.whole(-1000, 1000)] = setting(
         500, "What the kernel kills first: children before the daemon and the desktop."
     )

@@ -421,6 +421,10 @@ def adjust(description: Description) -> None:
             os.nice(description.nice)
     except OSError as error:
         say(f"oom_score_adj or nice not set: {error.strerror}")
+    if description.nice:
+        # Where the kernel groups processes by session (sched(7), autogroup), nice counts only within a session. Where
+        # it does not, there is no such file.
+        write_file("/proc/self/autogroup", str(os.nice(0)).encode())
 
 
 def place(description: Description) -> None:

@@ -93,6 +93,12 @@ async def test_folder_niceness_and_oom_score(host: LinuxProcessHost, tmp_path: P
     assert await lines_of(host, spec) == [str(tmp_path), str(os.nice(0) + 3), "700"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this kernel does not group by session")
+async def test_nice_counts_against_other_sessions_too(host: LinuxProcessHost) -> None:
+    spec = ProcessSpec("b", 1, ("sh", "-c", "sed 's/.* //' /proc/self/autogroup"), {}, nice=os.nice(0) + 3)
+    assert await lines_of(host, spec) == [str(os.nice(0) + 3)]
+
+
 async def test_a_refused_oom_score_is_said_and_does_not_stop_the_start(host: LinuxProcessHost) -> None:
     lines = await lines_of(host, ProcessSpec("b", 1, ("echo", "runs"), {}, oom_score_adj=5000))
     assert sorted(lines) == ["llm-supervisord: oom_score_adj or nice not set: Invalid argument", "runs"]
