@@ -61,14 +61,21 @@ def need(
 ) -> Need:
     """What `spec` takes at `footprint`: each figure as configured, else as learned, else as `estimate` has it.
 
-    VRAM that was configured and proved too small counts as learned. A llama-server that chooses its layers itself
-    needs no more than there can be: it was learned on emptier GPUs.
+    VRAM that was configured and proved too small counts as learned. What was learned never asks for more than empty
+    GPUs have to give: one leak, or a smaller reserve in those days, would else keep it from ever starting again. Nor
+    does a llama-server that chooses its layers itself: it was learned on emptier GPUs.
     """
     estimated = estimate(facts, spec, footprint, gpus=gpus, reserve=reserve)
     found = settled(spec.memory.vram, spec.memory.ram, learned, estimated)
-    if not _is_elastic(spec, footprint) or found.vram is None or found.vram_source is Source.CONFIGURED or not gpus:
+    if found.vram is None or found.vram_source is Source.CONFIGURED or not gpus:
         return found
-    return replace(found, vram=max(spec.memory.vram or 0, min(found.vram, _room(gpus, reserve))))
+    if _is_elastic(spec, footprint):
+        most = _room(gpus, max(reserve, FIT_MARGIN))
+    elif found.vram_source is Source.LEARNED:
+        most = _room(gpus, reserve)
+    else:
+        return found
+    return replace(found, vram=max(spec.memory.vram or 0, min(found.vram, most)))
 
 
 def estimate(
@@ -114,7 +121,7 @@ def _llama(
 ) -> tuple[int | None, int | None]:
     if facts is None:
         return None if gpus and footprint.gpu_layers != 0 else 0, None
-    offload = Offload(len(gpus), _room(gpus, reserve), footprint.gpu_layers)
+    offload = Offload(len(gpus), _room(gpus, max(reserve, FIT_MARGIN)), footprint.gpu_layers)
     return llama_bytes(facts, _cache(facts, spec, footprint), offload)
 
 
@@ -123,7 +130,7 @@ def _is_elastic(spec: BackendSpec, footprint: Footprint) -> bool:
 
 
 def _room(gpus: Sequence[int], reserve: int) -> int:
-    return sum(max(0, size - max(reserve, FIT_MARGIN)) for size in gpus)
+    return sum(max(0, size - reserve) for size in gpus)
 
 
 def _cache(facts: ModelFacts, spec: BackendSpec, footprint: Footprint) -> Cache:

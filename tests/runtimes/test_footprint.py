@@ -8,7 +8,7 @@ import pytest
 
 from supervisord.core.footprint import CUDA_CONTEXT, ModelFacts, Need, Source
 from supervisord.core.ladder import Footprint, Rung, Shrink
-from supervisord.core.memory import GIB
+from supervisord.core.memory import GIB, MIB
 from supervisord.core.record import FootprintRecord
 from supervisord.core.state import LifePolicy
 from supervisord.runtimes.base import (
@@ -208,8 +208,23 @@ def test_a_server_that_fits_itself_never_needs_more_than_there_can_be() -> None:
         return need(spec, footprint, learned=learned, gpus=(CARD,), reserve=2 * GIB).vram
 
     assert vram(SPEC, Footprint()) == 22 * GIB
-    assert vram(SPEC, Footprint(gpu_layers=99)) == 23 * GIB
-    assert vram(VLLM, Footprint()) == 23 * GIB
     assert vram(replace(SPEC, memory=MemoryNeed(vram=23 * GIB)), Footprint()) == 23 * GIB
     assert vram(replace(SPEC, memory=MemoryNeed(vram=4 * GIB)), Footprint()) == 22 * GIB
     assert vram(replace(SPEC, memory=MemoryNeed(vram=45 * GIB // 2)), Footprint()) == 45 * GIB // 2
+
+
+@pytest.mark.parametrize("spec", [SPEC, VLLM], ids=["llama.cpp", "vLLM"])
+def test_one_leak_does_not_keep_a_backend_from_ever_starting_again(spec: BackendSpec) -> None:
+    leaked = FootprintRecord("k", "left", 0.0, vram=CARD - MIB, ram=GIB, load_s=4.0)
+    fixed = Footprint(gpu_layers=99)
+
+    def vram(reserve: int, said: int | None = None) -> int | None:
+        told = replace(spec, memory=MemoryNeed(vram=said))
+        return need(told, fixed, learned=leaked, gpus=(CARD,), reserve=reserve).vram
+
+    assert [vram(2 * GIB), vram(0)] == [CARD - 2 * GIB, CARD - MIB]
+    assert vram(2 * GIB, CARD - GIB) == CARD - GIB
+
+
+def test_an_estimate_beyond_the_card_is_told_as_it_is() -> None:
+    assert need(VLLM, Footprint(gpu_utilization=1.0), facts=FACTS, gpus=(CARD,), reserve=2 * GIB).vram == CARD
