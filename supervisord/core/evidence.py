@@ -55,8 +55,8 @@ class GpuRoom:
 class ExitEvidence:
     """All that is known when a process has ended. None: it could not be seen.
 
-    `status` is as `subprocess` counts: negative for a signal. `asked_step`: how far we had gone, in words ("SIGKILL").
-    `diagnosis`: what was found before a hang was ended. `log` is the process's own stderr and stdout, oldest first.
+    `status` is as `subprocess` counts: negative for a signal. `log` is the process's own stderr and stdout, oldest
+    first.
 
     `kernel_oom_kills` is how much the kernel's counter rose during the life of this generation, `cgroup_oom_kills` that
     of its control group; `kernel_named_us` whether the kernel log names a process of ours, `kernel_named_alike` the
@@ -69,8 +69,8 @@ class ExitEvidence:
 
     `gpus`: those it used, or all. `gpu_addresses`: where those are on the PCI bus, as the kernel writes it
     ("0000:01:00"); empty where not all are known. `gpus_lost`: what the driver said of one that it lost.
-    `gpu_errors`: lines of the kernel log about GPUs ("NVRM: Xid (PCI:0000:01:00): 79, …"). `vram_free_ratio`: the
-    smallest, where only that is known. `host_available` in bytes, `host_available_ratio` of the total.
+    `gpu_errors`: lines of the kernel log about GPUs ("NVRM: Xid (PCI:0000:01:00): 79, …"). `host_available` in bytes,
+    `host_available_ratio` of the total.
     """
 
     status: int | None
@@ -80,13 +80,10 @@ class ExitEvidence:
     kernel_oom_kills: int | None = None
     cgroup_oom_kills: int | None = None
     kernel_named_us: bool | None = None
-    vram_free_ratio: float | None = None
     spawn_error: str | None = None
     spawn_permanent: bool = False
     spawn_shortage: bool = False
     unreachable: str = ""
-    asked_step: str = ""
-    diagnosis: str = ""
     kernel_named_alike: str = ""
     systemd_oomd_named_us: bool | None = None
     processes: Mapping[int, str] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from supervisord.core.signatures import CauseKind, killed_children, most_telling
 def asked(known: Known) -> Finding:
     if known.found.asked is not AskedFor.STOP:
         return Finding("nobody had asked it to stop")
-    return matched(CauseKind.ASKED, "stopped as asked", f"it was asked to stop{_step(known.found)}")
+    return matched(CauseKind.ASKED, "stopped as asked", "it was asked to stop")
 
 
 def spawn(known: Known) -> Finding:
@@ -78,9 +78,7 @@ def load_stall(known: Known) -> Finding:
 def _ended_by_us(found: ExitEvidence, reason: AskedFor, kind: CauseKind, summary: str) -> Finding:
     if found.asked is not reason:
         return Finding("we did not end it for lack of progress" if kind is CauseKind.HANG else "its load went on")
-    diagnosis = (found.diagnosis,) if found.diagnosis else ()
-    because = "; ".join((f"we ended it for lack of progress{_step(found)}", *diagnosis))
-    return matched(kind, summary, because, *diagnosis, *_last_lines(found.log))
+    return matched(kind, summary, "we ended it for lack of progress", *_last_lines(found.log))
 
 
 def killed(known: Known) -> Finding:
@@ -127,10 +125,6 @@ def _perhaps_for_memory(found: ExitEvidence) -> str:
     oomd = "" if found.systemd_oomd_named_us is False else "systemd-oomd or "
     unit = "" if found.systemd_oomd_named_us is False else " -u systemd-oomd"
     return f"{under}; if it was {oomd}earlyoom, for memory, the log says so: journalctl{unit} -u earlyoom"
-
-
-def _step(found: ExitEvidence) -> str:
-    return f" ({found.asked_step})" if found.asked_step else ""
 
 
 def _last_lines(log: Sequence[str], count: int = 5) -> tuple[str, ...]:

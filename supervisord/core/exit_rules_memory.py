@@ -1,6 +1,6 @@
 """The rules of a verdict that tell of memory: the kernel's, systemd-oomd's, the GPU's, the host's."""
 
-from supervisord.core.evidence import FULL_RATIO, ExitEvidence
+from supervisord.core.evidence import ExitEvidence
 from supervisord.core.exit_finding import Finding, Known, host_room, matched, nothing_in
 from supervisord.core.memory import MIB
 from supervisord.core.signatures import (
@@ -113,17 +113,14 @@ _UNMEASURED = "how full the GPU was is not known"
 def _fullness(found: ExitEvidence) -> str:
     """That a GPU was full, in words; empty where it was not, or where nobody looked."""
     room = found.fullest_gpu
-    if room is not None:
-        return _room(found) if room.full else ""
-    ratio = found.vram_free_ratio
-    return _room(found) if ratio is not None and ratio < FULL_RATIO else ""
+    return _room(found) if room is not None and room.full else ""
 
 
 def _room(found: ExitEvidence) -> str:
     room = found.fullest_gpu
     if room is not None:
         return f"GPU {room.index} had {room.free // MIB} of {room.total // MIB} MiB free"
-    return _UNMEASURED if found.vram_free_ratio is None else f"{found.vram_free_ratio:.0%} of the GPU's memory was free"
+    return _UNMEASURED
 
 
 def host_oom(known: Known) -> Finding:

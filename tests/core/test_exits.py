@@ -25,6 +25,8 @@ from supervisord.core.exits import (
 )
 from supervisord.core.memory import GIB, MIB, Pressure
 
+HALF_FREE, FULL = GpuRoom(0, 12 * GIB, 24 * GIB), GpuRoom(0, 9 * MIB, 24 * GIB)
+
 SIGNATURES = (
     Signature(CauseKind.GPU_OOM, "GPU is full", unless="trying again", until=("coped",)),
     Signature(CauseKind.HOST_OOM, "host is full"),
@@ -104,9 +106,9 @@ def test_words_are_found_in_any_case_and_anywhere_in_a_line() -> None:
 
 
 def test_how_full_the_gpu_was_is_part_of_the_evidence() -> None:
-    cause = classify(ExitEvidence(1, log=("GPU is full",), vram_free_ratio=0.02), SIGNATURES)
+    cause = classify(ExitEvidence(1, log=("GPU is full",), gpus=(GpuRoom(0, 480 * MIB, 24 * GIB),)), SIGNATURES)
 
-    assert cause.evidence == ("GPU is full", "2% of the GPU's memory was free")
+    assert cause.evidence == ("GPU is full", "GPU 0 had 480 of 24576 MiB free")
 
 
 @pytest.mark.parametrize(
@@ -355,7 +357,7 @@ def test_what_each_rule_missed() -> None:
         (ExitEvidence(1), "kernel_oom", "the kernel's counter of such kills cannot be read; the kernel log cannot be"),
         (ExitEvidence(1), "systemd_oomd", "cannot be seen here"),
         (ExitEvidence(1), "gpu_oom", "how full the GPU was is not known"),
-        (ExitEvidence(1, vram_free_ratio=0.5), "gpu_oom", "50% of the GPU's memory was free"),
+        (ExitEvidence(1, gpus=(HALF_FREE,)), "gpu_oom", "GPU 0 had 12288 of 24576 MiB free"),
         (ExitEvidence(1, log=("GPU is full", "it coped")), "gpu_oom", '"GPU is full" was taken back: it coped'),
         (ExitEvidence(1, log=("GPU is full, trying again",)), "gpu_oom", "is harmless"),
         (ExitEvidence(1, log=("prompt: GPU is full",)), "gpu_oom", "is no complaint of its own"),
@@ -364,9 +366,8 @@ def test_what_each_rule_missed() -> None:
         (ExitEvidence(-15), "configuration", "it was killed before it could complain"),
         (ExitEvidence(0), "killed", "it ended by status 0, and no line of its log tells"),
         (ExitEvidence(134), "crash", "ended by status 134 (SIGABRT)"),
-        (ExitEvidence(0, asked=AskedFor.STOP, asked_step="SIGTERM"), "asked", "it was asked to stop (SIGTERM)"),
-        (ExitEvidence(0, asked=AskedFor.HANG, asked_step="SIGKILL"), "hang", "lack of progress (SIGKILL)"),
-        (ExitEvidence(0, asked=AskedFor.HANG, diagnosis="it waits"), "hang", "; it waits"),
+        (ExitEvidence(0, asked=AskedFor.STOP), "asked", "it was asked to stop"),
+        (ExitEvidence(0, asked=AskedFor.HANG), "hang", "we ended it for lack of progress"),
         (ExitEvidence(-9, asked=AskedFor.HANG), "killed", "we had set about it"),
     ],
 )
@@ -402,15 +403,15 @@ def test_of_several_gpus_the_fullest_counts() -> None:
 
 def test_words_of_refused_memory_prove_nothing_where_there_was_room() -> None:
     log = ("widget: failed to allocate 3 MB",)
-    assert proven(log, vram_free_ratio=0.5).kind is CauseKind.CRASH
-    assert proven(log, vram_free_ratio=0.01).kind is CauseKind.GPU_OOM
+    assert proven(log, gpus=(HALF_FREE,)).kind is CauseKind.CRASH
+    assert proven(log, gpus=(FULL,)).kind is CauseKind.GPU_OOM
     assert proven(log).kind is CauseKind.CRASH
-    assert proven((*log, "it coped"), *SIGNATURES, vram_free_ratio=0.01).kind is CauseKind.CRASH
+    assert proven((*log, "it coped"), *SIGNATURES, gpus=(FULL,)).kind is CauseKind.CRASH
 
 
 def test_a_refusal_of_host_memory_is_the_hosts_on_a_full_gpu_too() -> None:
     line = "host is full: out of memory"
-    assert proven((line,), *SIGNATURES, vram_free_ratio=0.0).kind is CauseKind.HOST_OOM
+    assert proven((line,), *SIGNATURES, gpus=(FULL,)).kind is CauseKind.HOST_OOM
 
 
 @pytest.mark.parametrize(

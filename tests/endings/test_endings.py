@@ -25,7 +25,7 @@ SIGNATURES: dict[str, Sequence[Signature]] = {
     "remote": (),
 }
 KEYS = {
-    "runtime", "status", "cause", "permanent", "quote", "says", "ready", "asked", "step", "diagnosis", "kernel-kills",
+    "runtime", "status", "cause", "permanent", "quote", "says", "ready", "asked", "kernel-kills",
     "cgroup-kills", "kernel", "kernel-log", "pids", "oomd", "gpu", "lost", "host", "pressure", "spawn",
     "spawn-permanent", "spawn-shortage", "unreachable", "addresses",
 }  # fmt: skip
@@ -77,8 +77,6 @@ def evidence(ending: Ending, folder: Path) -> ExitEvidence:
     found = ExitEvidence(
         None if ending.head["status"] == "none" else int(ending.head["status"]),
         asked=AskedFor(ending.head.get("asked", "nothing")),
-        asked_step=ending.head.get("step", ""),
-        diagnosis=ending.head.get("diagnosis", ""),
         was_ready=bool(ending.flag("ready")),
         log=ending.log,
         kernel_oom_kills=ending.number("kernel-kills"),

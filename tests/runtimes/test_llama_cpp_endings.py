@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from supervisord.core.exits import AskedFor, CauseKind, ExitEvidence, classify
+from supervisord.core.exits import AskedFor, CauseKind, ExitEvidence, GpuRoom, classify
+from supervisord.core.memory import GIB
 from supervisord.runtimes.base import BackendSpec, RuntimeKind
 from supervisord.runtimes.llama_cpp import LlamaCpp
 
@@ -326,7 +327,7 @@ llama_model_load: error loading model: llama_model_loader: failed to load model 
         was_ready=True,
         kernel_oom_kills=0,
         kernel_named_us=False,
-        vram_free_ratio=0.6,
+        gpus=(GpuRoom(0, 25 * GIB, 40 * GIB),),
     ),
     ended("by SIGKILL, and nobody can tell", CauseKind.KILLED, -9, SERVING, was_ready=True),
     ended(
@@ -393,9 +394,9 @@ def test_every_kind_of_cause_is_met() -> None:
 
 def test_the_first_line_of_the_fall_is_the_evidence() -> None:
     log = tuple((BANNER + WEIGHTS_REFUSED + LOAD_FAILED).strip().splitlines())
-    cause = classify(ExitEvidence(1, log=log, vram_free_ratio=0.04), SIGNATURES)
+    cause = classify(ExitEvidence(1, log=log, gpus=(GpuRoom(0, GIB, 24 * GIB),)), SIGNATURES)
 
     assert cause.summary.startswith(
         "GPU out of memory: ggml_backend_cuda_buffer_type_alloc_buffer: allocating 20480.00"
     )
-    assert cause.evidence[1] == "4% of the GPU's memory was free"
+    assert cause.evidence[1] == "GPU 0 had 1024 of 24576 MiB free"
