@@ -29,6 +29,7 @@ QUICK = {
 }
 
 pytestmark = [
+    pytest.mark.alone,
     pytest.mark.skipif(os.getuid() != 0, reason="only root may make control groups and swap"),
     pytest.mark.skipif(not MEMORY_V1.exists(), reason="no memory controller of cgroups v1 here"),
 ]
