@@ -134,9 +134,9 @@ def give(folder: Path, user: int) -> None:
     """A folder and what is in it, and a way to it: pytest keeps its own folders for their owner alone."""
     for path in [folder, *folder.rglob("*")]:
         os.chown(path, user, user)
-    folder.parent.chmod(0o755)
-    if folder.parent.parent.name.startswith("pytest-of-"):
-        folder.parent.parent.chmod(0o755)
+    for above in folder.parents:
+        if above.stat().st_uid == os.getuid() and not above.stat().st_mode & stat.S_IXOTH:
+            above.chmod(0o755)
 
 
 @asynccontextmanager
