@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"error: {message}\n")  # print() writes the end apart: a thread of the engine prints in between
+    sys.stderr.flush()
     raise SystemExit(1)
 
 
@@ -88,7 +89,8 @@ def _serve(model: str, params: Mapping[str, Value]) -> NoReturn:
     except RuntimeError:
         _fail(_why_not(model, settings.hostnames[0], settings.port))
     _wait_for_signal()
-    print(f"stopping {server.listening_address}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"stopping {server.listening_address}\n")
+    sys.stderr.flush()
     os._exit(0)  # taking the engine down in order waits for its running streams, without a bound (seen)
 
 

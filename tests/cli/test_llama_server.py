@@ -331,7 +331,7 @@ def test_a_truncated_model(model: Path, tmp_path: Path) -> None:
     done = _run("-m", str(path), "--port", "0")
     assert done.returncode == 1
     assert "error loading model" in done.stderr
-    assert done.stderr.splitlines()[-1] == f"error: failed to load model '{path}'; the lines above say why"
+    assert f"error: failed to load model '{path}'; the lines above say why" in done.stderr.splitlines()
 
 
 def test_a_port_that_is_taken(model: Path) -> None:
@@ -341,7 +341,8 @@ def test_a_port_that_is_taken(model: Path) -> None:
         port = holder.getsockname()[1]
         done = _run("-m", str(model), "--port", str(port))
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == f"error: cannot listen on 127.0.0.1:{port}: Address already in use"
+    # Not its last line on every machine: the engine prints from a thread of its own.
+    assert f"error: cannot listen on 127.0.0.1:{port}: Address already in use" in done.stderr.splitlines()
 
 
 def test_a_mistake_is_told_before_the_engine_is_loaded(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,10 +29,10 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("home of a person")
-    yield folder
-    shutil.rmtree(folder)  # holds the model, 253 MB
+def home() -> Iterator[Path]:
+    """No deeper than a home is: the path of the control socket has a limit."""
+    with tempfile.TemporaryDirectory(prefix="home of a person ") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture
