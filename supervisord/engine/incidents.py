@@ -20,6 +20,7 @@ from supervisord.core.incident import (
 from supervisord.core.job import JobStatus
 from supervisord.core.record import AttemptRecord, EventKind, EventRecord, JobRecord, JobResult
 from supervisord.core.state import After, BackendState, Phase
+from supervisord.engine.casualties import Casualties
 from supervisord.engine.generation import Generation
 from supervisord.engine.history import History
 from supervisord.engine.journal import Journal
@@ -65,6 +66,7 @@ class Incidents:
         self._history = history
         self._new_id = new_id
         self._in_flight = in_flight
+        self._casualties = Casualties(clock)
         self._open: dict[str, _Followed] = {}
         self._sampled: dict[str, Timer] = {}  # by incident: when its samples are whole
         journal.listen(self._heard)
@@ -106,6 +108,8 @@ class Incidents:
         name, now = backend.name, self._clock.monotonic()
         self._close(name, f"it went on with: {summary}")
         generation = backend.generation
+        lately = self._casualties.of(name, generation.number) if generation is not None else ()
+        in_flight = (*self._in_flight(name), *(each.job_id for each in lately))
         incident = Incident(
             id=f"i{self._new_id()}",
             at=self._clock.wall(),
@@ -116,11 +120,13 @@ class Incidents:
             cause=cause.kind.value if cause is not None else "",
             permanent=cause is not None and cause.permanent,
             log=tuple(backend.tail(LOG_LINES)),
-            in_flight=self._in_flight(name),
+            in_flight=tuple(dict.fromkeys(in_flight)),
             facts=_facts(before, generation, cause, now),
             samples=self._history.since(now - SAMPLES_BEFORE_S),
         )
         self._open[name] = followed = _Followed(incident, generation, now)
+        followed.failed = sum(each.failed for each in lately)
+        followed.retried = len(lately) - followed.failed
         followed.end = self._clock.call_at(now + LONGEST_S, lambda: self._close(name, _UNFINISHED))
         self._put(_with_ending(followed))
         if len(self._sampled) < MOST_SAMPLED:
@@ -192,6 +198,7 @@ class Incidents:
     # --- what it costs -----------------------------------------------------------------------------------------------
 
     def _heard(self, event: EventRecord) -> None:
+        self._casualties.heard(event)
         if event.backend is None or event.backend not in self._open:
             return
         followed = self._open[event.backend]
@@ -201,7 +208,7 @@ class Incidents:
             self._step(event.backend, event.message)
 
     def _finished(self, job: JobRecord, result: JobResult, attempt: AttemptRecord | None) -> None:
-        del attempt
+        self._casualties.finished(job, result, attempt)
         if result.status is JobStatus.FAILED:  # here, or on another backend that it was tried on instead
             for followed in self._open.values():
                 followed.failed += job.id in followed.incident.in_flight

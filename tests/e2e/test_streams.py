@@ -28,6 +28,12 @@ async def last_job(daemon: Daemon) -> dict[str, object]:
     return await daemon.control("GET", f"/v1/jobs/{newest['id']}")
 
 
+async def hit(daemon: Daemon) -> tuple[list[str], int, int]:
+    """Of the one incident: which jobs were in flight, how many of all were tried again, and how many were lost."""
+    (incident,) = (await daemon.control("GET", "/v1/incidents"))["incidents"]
+    return incident["in_flight"], incident["jobs_retried"], incident["jobs_failed"]
+
+
 async def test_row_1_backend_killed_in_mid_stream(start: Start, http: aiohttp.ClientSession, tmp_path: Path) -> None:
     """The client gets an in-band error and no [DONE]; the record is failed, and keeps the partial answer."""
     flags = ("--die-mid-stream", "1", "--tokens", "10", "--once-file", str(tmp_path / "struck"))
@@ -55,6 +61,7 @@ async def test_row_1_backend_killed_in_mid_stream(start: Start, http: aiohttp.Cl
         backend = await daemon.backend()
         assert (backend["generation"], backend["restarts"]) == (2, 1)
         assert backend["note"] == "generation 2; the one before: killed from outside by signal 9 (SIGKILL)"
+        assert await hit(daemon) == ([job_id], 0, 1)
 
 
 async def test_row_1_the_official_client_raises(start: Start, tmp_path: Path) -> None:
@@ -86,6 +93,7 @@ async def test_row_2_backend_killed_before_the_first_byte(
         assert (first["reason"], first["generation"]) == ("backend_died", 1)
         assert (second["status"], second["generation"]) == ("done", 2)
         assert [e["kind"] for e in await daemon.events("job.retry")] == ["job.retry"]
+        assert await hit(daemon) == ([job["id"]], 1, 0)
 
 
 async def test_a_backend_killed_twice_before_the_first_byte_is_told(start: Start, http: aiohttp.ClientSession) -> None:

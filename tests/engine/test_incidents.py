@@ -8,17 +8,18 @@ from supervisord.core import life
 from supervisord.core.errors import SpawnError
 from supervisord.core.exits import CauseKind, ExitCause
 from supervisord.core.incident import LONGEST_S, SAMPLES_AFTER_S, SAMPLES_BEFORE_S, Incident, IncidentKind
-from supervisord.core.job import JobStatus
+from supervisord.core.job import FailureReason, JobStatus
 from supervisord.core.ladder import Footprint
 from supervisord.core.memory import GIB, MIB, GroupUsage
 from supervisord.core.record import EventKind, JobResult
 from supervisord.core.restart import RestartPolicy
 from supervisord.core.state import LifePolicy, Phase, Want
+from supervisord.engine.casualties import LATELY_S
 from supervisord.ports import IncidentFilter
 from supervisord.runtimes.base import HttpAnswer
 from tests.engine.rig import Rig, llama, remote, rig
 from tests.fakes.engine import Site
-from tests.fakes.records import a_job
+from tests.fakes.records import a_job, an_attempt, job_id
 
 STRANGER = 99_999
 CUDA = "alloc_buffer: allocating 4096.00 MiB on device 0: cudaMalloc failed: out of memory"
@@ -241,6 +242,29 @@ async def test_a_job_that_is_lost_on_another_backend_was_lost_by_this() -> None:
         it.supervisor.journal.finished(a_job("another"), replace(lost, job_id="another"), None)
         await it.pass_until(lambda: it.phase("a") is Phase.READY)
         assert (await the_one(it)).cost.jobs_failed == 1
+
+
+async def test_requests_that_broke_off_just_before_the_exit_was_told_were_in_flight() -> None:
+    async with rig(llama("a")) as it:
+        await it.up("a")
+        tell, finished = it.supervisor.journal.tell, it.supervisor.journal.finished
+        gone = an_attempt(2, 1, backend="a", status=JobStatus.FAILED, reason=FailureReason.BACKEND_DIED)
+        gone = replace(gone, generation=1)
+        lost = JobResult(job_id(2), JobStatus.FAILED, it.clock.wall(), 0.0, 1, FailureReason.BACKEND_DIED, backend="a")
+        early = replace(gone, job_id=job_id(3))
+        finished(a_job(3), replace(lost, job_id=job_id(3)), early)
+        await it.clock.advance(LATELY_S + 0.1)
+        for generation, number, reason in ((1, 1, "backend_died"), (0, 4, "backend_died"), (1, 5, "backend_busy")):
+            job = job_id(number)
+            tell(EventKind.RETRY, "again", backend="a", generation=generation, job_id=job, reason=reason)
+        finished(a_job(2), lost, gone)
+        finished(a_job(6), replace(lost, job_id=job_id(6), status=JobStatus.DONE, reason=None), None)
+        await it.clock.advance(0.06)
+        it.processes.of("a").ends(-9)
+        await it.pass_until(lambda: it.phase("a") is Phase.READY)
+        incident = await the_one(it)
+        assert incident.in_flight == (job_id(1), job_id(2))
+        assert (incident.cost.jobs_retried, incident.cost.jobs_failed) == (1, 1)
 
 
 async def test_a_start_that_is_refused() -> None:
