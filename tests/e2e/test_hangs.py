@@ -16,7 +16,6 @@ from tests.e2e.conftest import Start
 from tests.fakes.daemon import Daemon, Json, running, stubbed, vllm_stubbed
 from tests.fakes.pace import crowd, give_way
 from tests.fakes.stub import ROOT
-from tests.fakes.stub_generation import SPIN
 
 pytestmark = pytest.mark.e2e
 
@@ -41,10 +40,12 @@ async def doubts(daemon: Daemon) -> list[str]:
     return [e["message"] for e in phases if e["data"].get("phase") == "suspect"]
 
 
-async def answer_of(http: aiohttp.ClientSession, daemon: Daemon, body: Json) -> tuple[int, bytes, float]:
+async def answer_of(
+    http: aiohttp.ClientSession, daemon: Daemon, body: Json, within: float = 60.0
+) -> tuple[int, bytes, float]:
     """Status, body, and the seconds it took."""
     began = time.monotonic()
-    async with http.post(daemon.url + CHAT, json=body) as answer:
+    async with http.post(daemon.url + CHAT, json=body, timeout=aiohttp.ClientTimeout(within)) as answer:
         return answer.status, await answer.read(), time.monotonic() - began
 
 
@@ -283,20 +284,16 @@ async def test_a_real_engine_with_long_prompts_on_a_crowded_machine_is_left_alon
         "model": "embedded", "context": 8192, "threads": 2, "probe_interval": "300ms", "batch": 2048,
         "timeouts": times(progress="1s", busy="5m", probe="1s", probe_hang="2s"),
     }  # fmt: skip
-    crowd = [await asyncio.create_subprocess_exec(*SPIN) for _ in range(2 * (os.cpu_count() or 1))]
-    try:
+    with crowd(1):
         async with running(Daemon(tmp_path, {"backends": {"stub": backend}})) as daemon:
             await daemon.until_phase("ready", within=90.0)
             words = "The quick brown fox jumps over the lazy dog, and runs away from number %d. "
             longest = 0.0
             for first in (0, 1000):
                 text = "".join(words % (first + number) for number in range(110))
-                status, body, took = await answer_of(http, daemon, asked(text, max_tokens=8))
+                # How long it takes is the machine's affair, and other tests run beside this one.
+                status, body, took = await answer_of(http, daemon, asked(text, max_tokens=2), within=280.0)
                 assert status == 200, body
                 longest = max(longest, took)
             assert longest > 5.0, "too quick to prove anything"
             assert (await killed(daemon), (await daemon.backend())["generation"]) == ([], 1)
-    finally:
-        for one in crowd:
-            one.kill()
-            await one.wait()
