@@ -311,9 +311,8 @@ def test_a_model_that_is_not_there() -> None:
     assert done.returncode == 1
     assert "failed to open GGUF file '/nonexistent/x.gguf'" in done.stderr
     assert "exiting due to model loading error" in done.stderr
-    assert done.stderr.splitlines()[-1] == (
-        "error: cannot read the model '/nonexistent/x.gguf': No such file or directory"
-    )
+    # Not its last line on every machine: the engine prints from a thread of its own.
+    assert "error: cannot read the model '/nonexistent/x.gguf': No such file or directory" in done.stderr.splitlines()
 
 
 def test_a_file_that_is_no_model(tmp_path: Path) -> None:
@@ -321,7 +320,7 @@ def test_a_file_that_is_no_model(tmp_path: Path) -> None:
     path.write_text("hello", encoding="ascii")
     done = _run("-m", str(path), "--port", "0")
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == f"error: the model '{path}' is no GGUF file"
+    assert f"error: the model '{path}' is no GGUF file" in done.stderr.splitlines()
 
 
 def test_a_truncated_model(model: Path, tmp_path: Path) -> None:
@@ -341,7 +340,6 @@ def test_a_port_that_is_taken(model: Path) -> None:
         port = holder.getsockname()[1]
         done = _run("-m", str(model), "--port", str(port))
     assert done.returncode == 1
-    # Not its last line on every machine: the engine prints from a thread of its own.
     assert f"error: cannot listen on 127.0.0.1:{port}: Address already in use" in done.stderr.splitlines()
 
 
