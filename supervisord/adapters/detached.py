@@ -16,6 +16,7 @@ def detached(work: Callable[[], _Result], name: str) -> Future[_Result]:
     would keep the whole process from ending. Where no thread can be had, the result is OSError (EAGAIN).
     """
     done: Future[_Result] = Future()
+    done.set_running_or_notify_cancel()  # who does not wait any more leaves it as it is
 
     def run() -> None:
         try:
@@ -31,7 +32,10 @@ def detached(work: Callable[[], _Result], name: str) -> Future[_Result]:
 
 
 async def within(limit_s: float, work: Callable[[], _Result], name: str) -> _Result:
-    """The result of `detached` work. Raises TimeoutError after `limit_s`, and what `work` raises."""
+    """The result of `detached` work. Raises TimeoutError after `limit_s`, and what `work` raises.
+
+    What comes of it later goes unheard, also where there is no loop any more.
+    """
     done = detached(work, name)
     async with asyncio.timeout(limit_s):
-        return await asyncio.shield(asyncio.wrap_future(done))
+        return await asyncio.wrap_future(done)

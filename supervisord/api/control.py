@@ -6,29 +6,32 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import msgspec
 from aiohttp import web
 
 from supervisord.api import errors, models
+from supervisord.api.control_batches import Batches
+from supervisord.api.control_jobs import Jobs
+from supervisord.api.control_queue import Queue
+from supervisord.api.control_store import Upkeep
 from supervisord.api.control_verbs import ONE_OF_MODEL_VERBS, ONE_OF_VERBS, Verbs
-from supervisord.api.entries import error_response, event_entry, job_entry, json_response
+from supervisord.api.entries import error_response, event_entry, json_response
 from supervisord.api.incidents import Incidents
-from supervisord.api.query import moment, whole
+from supervisord.api.query import whole
 from supervisord.core.errors import (
-    ConflictError,
     ForbiddenPeerError,
-    NotFoundError,
     RequestTooLargeError,
     SupervisorError,
 )
 from supervisord.core.record import EventRecord
 from supervisord.engine import view
 from supervisord.engine.supervisor import Supervisor
-from supervisord.ports import JobFilter, StoredJob
 from supervisord.runtimes.reload import ReloadReport
 
-FRAME_LIMIT = 64 * 1024  # of a request's body: no verb needs more
+FRAME_LIMIT = 64 * 1024  # of a request's body, but for those that have their own limit
+LONG = frozenset({("POST", "/v1/jobs"), ("POST", "/v1/files")})
 LONGEST_LIST = 1000
 FOLLOW_BUFFER = 1000  # lines that a follower may lag behind
 
@@ -62,6 +65,10 @@ class ControlDoor:
         self._reload = reload
         self._verbs = Verbs(supervisor)
         self._incidents = Incidents(supervisor, about.version)
+        self._jobs = Jobs(supervisor)
+        self._batches = Batches(supervisor)
+        self._queue = Queue(supervisor)
+        self._upkeep = Upkeep(supervisor, Path(about.state_dir))
 
     def application(self) -> web.Application:
         """The routes of the control socket."""
@@ -75,15 +82,32 @@ class ControlDoor:
         # A name of a model may hold slashes: organization/model.
         add.add_post(f"/v1/models/{{model:.+}}/{{verb:{ONE_OF_MODEL_VERBS}}}", self._verbs.model)
         add.add_get("/v1/backends/{name}/logs", self._logs)
-        add.add_get("/v1/jobs", self._jobs)
-        add.add_get("/v1/jobs/{id}", self._job)
-        add.add_get("/v1/jobs/{id}/output", self._output)
-        add.add_post("/v1/jobs/{id}/cancel", self._cancel)
+        add.add_get("/v1/jobs", self._jobs.listed)
+        add.add_post("/v1/jobs", self._jobs.submitted)
+        add.add_get("/v1/jobs/{id}", self._jobs.shown)
+        add.add_get("/v1/jobs/{id}/output", self._jobs.output)
+        add.add_get("/v1/jobs/{id}/answer", self._jobs.answer)
+        add.add_post("/v1/jobs/{id}/cancel", self._jobs.cancelled)
+        self._add_batches(add)
+        add.add_get("/v1/queue", self._queue.shown)
+        add.add_post("/v1/queue/pause", self._queue.paused)
+        add.add_post("/v1/queue/resume", self._queue.resumed)
+        add.add_post("/v1/store/backup", self._upkeep.backup)
+        add.add_post("/v1/store/vacuum", self._upkeep.vacuum)
         add.add_get("/v1/events", self._events)
         add.add_get("/v1/incidents", self._incidents.listed)
         add.add_get("/v1/incidents/{id}", self._incidents.shown)
         add.add_get("/v1/incidents/{id}/export", self._incidents.export)
         return app
+
+    def _add_batches(self, add: web.UrlDispatcher) -> None:
+        add.add_post("/v1/files", self._batches.uploaded)
+        add.add_get("/v1/batches", self._batches.listed)
+        add.add_post("/v1/batches", self._batches.created)
+        add.add_get("/v1/batches/{id}", self._batches.shown)
+        add.add_get("/v1/batches/{id}/{which:output|errors}", self._batches.lines)
+        add.add_post("/v1/batches/{id}/cancel", self._batches.cancelled)
+        add.add_post("/v1/batches/{id}/delete", self._batches.deleted)
 
     @web.middleware
     async def _border(
@@ -91,7 +115,7 @@ class ControlDoor:
     ) -> web.StreamResponse:
         try:
             self._check_peer(request)
-            if (request.content_length or 0) > FRAME_LIMIT:
+            if (request.content_length or 0) > FRAME_LIMIT and (request.method, request.path) not in LONG:
                 raise RequestTooLargeError(f"A request here is at most {FRAME_LIMIT} bytes.")
             return await handler(request)
         except SupervisorError as error:
@@ -129,49 +153,6 @@ class ControlDoor:
     async def _models(self, request: web.Request) -> web.Response:
         del request
         return json_response({"models": models.listing(self._supervisor)})
-
-    async def _jobs(self, request: web.Request) -> web.Response:
-        query = request.query
-        limit = whole(query.get("limit"), 50, "limit", LONGEST_LIST)
-        wanted = JobFilter(
-            status=query.get("status"),
-            model=query.get("model"),
-            backend=query.get("backend"),
-            since=moment(query.get("since"), "since"),
-            after=query.get("after"),
-            limit=limit,
-        )
-        await self._supervisor.ports.store.flush()
-        found = list(await self._supervisor.ports.store.jobs(wanted))
-        return json_response({"jobs": [job_entry(job) for job in found], "more": len(found) == limit})
-
-    async def _job(self, request: web.Request) -> web.Response:
-        found = await self._find(request.match_info["id"])
-        entry = dict(job_entry(found))
-        dispatcher = self._supervisor.dispatcher
-        entry["position"] = dispatcher.position(found.job.id)
-        serving = (name for name in self._supervisor.backends if found.job.id in dispatcher.serving(name))
-        entry["backend"] = entry["backend"] or next(serving, None)
-        return json_response(entry)
-
-    async def _find(self, wanted: str) -> StoredJob:
-        await self._supervisor.ports.store.flush()  # what has just ended is shown as ended
-        found = await self._supervisor.ports.store.job(wanted)
-        if found is None:
-            raise NotFoundError(f'There is no job "{wanted}". supctl jobs lists them.', param="id")
-        return found
-
-    async def _cancel(self, request: web.Request) -> web.Response:
-        found = await self._find(request.match_info["id"])
-        if not self._supervisor.dispatcher.cancel(found.job.id):
-            raise ConflictError(f"Job {found.job.id} has ended already: it is {found.status}.")
-        return json_response({"id": found.job.id, "message": "cancelled"})
-
-    async def _output(self, request: web.Request) -> web.Response:
-        """What was kept of a job's texts: nothing, unless store.prompts is full."""
-        found = await self._find(request.match_info["id"])
-        kept = found.result.output if found.result is not None else None
-        return json_response({"id": found.job.id, "request": _text(found.job.body), "output": _text(kept)})
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:
         backend = self._supervisor.backend(request.match_info["name"])
@@ -241,7 +222,3 @@ async def _lines_of(inbox: asyncio.Queue[str]) -> AsyncIterator[str]:
 
 def _line(entry: Mapping[str, object]) -> str:
     return msgspec.json.encode(entry).decode() + "\n"
-
-
-def _text(kept: bytes | None) -> str | None:
-    return None if kept is None else kept.decode("utf-8", "replace")

@@ -33,7 +33,7 @@ def event_entry(event: EventRecord, event_id: int | None) -> Mapping[str, object
 
 def job_entry(stored: StoredJob) -> Mapping[str, object]:
     """A job with its attempts as JSON values."""
-    job, result = stored.job, stored.result
+    job, result, terms = stored.job, stored.result, stored.job.terms
     return {
         "id": job.id,
         "endpoint": job.endpoint,
@@ -49,6 +49,12 @@ def job_entry(stored: StoredJob) -> Mapping[str, object]:
         "queue_wait_s": result.queue_wait_s if result else None,
         "max_tokens": job.max_tokens,
         "temperature": job.temperature,
+        "origin": terms.origin.value if terms else None,
+        "batch": (terms.batch or None) if terms else None,
+        "line": (terms.line or None) if terms else None,
+        "custom_id": (terms.custom_id or None) if terms else None,
+        "deadline_at": terms.deadline_at if terms else None,
+        "metadata": dict(terms.metadata) if terms else {},
         "backend": result.backend if result else None,
         "attempts_count": result.attempts if result else len(stored.attempts),
         "attempts": [_attempt_entry(attempt) for attempt in stored.attempts],

@@ -11,6 +11,7 @@ from supervisord.core.errors import (
     MethodNotAllowedError,
     QueueFullError,
     SupervisorError,
+    UnauthorizedError,
     UnknownEndpointError,
 )
 
@@ -30,11 +31,15 @@ STATUS: Mapping[str, int] = {
     "max_tokens_above_limit": 400,
     "not_found": 404,
     "conflict": 409,
+    "idempotency_mismatch": 422,  # not 409: both SDKs would send it again
+    "invalid_api_key": 401,
+    "model_forbidden": 403,
     "forbidden_host": 403,
     "forbidden_origin": 403,
     "forbidden_peer": 403,
     "refused": 503,
     "queue_full": 429,
+    "too_many_requests": 429,
     "queue_timeout": 503,
     "deadline_exceeded": 504,
     "draining": 503,
@@ -45,6 +50,10 @@ STATUS: Mapping[str, int] = {
     "store_unavailable": 503,
     "store_full": 507,
     "cancelled": 499,  # nginx's status for a client that left; an operator's cancel looks the same from outside
+    "daemon_died": 500,
+    "invalid_output": 422,
+    "output_truncated": 422,
+    "answer_too_large": 502,
     "backend_failed": 502,
     "backend_unreachable": 502,
     "backend_died": 502,
@@ -52,6 +61,7 @@ STATUS: Mapping[str, int] = {
     "backend_out_of_memory": 503,
     "backend_protocol_error": 502,
     "backend_error": 502,
+    "endpoint_missing": 501,
     "startup_failed": 500,
     "bad_configuration": 422,
     "state_folder": 500,
@@ -62,7 +72,9 @@ STATUS: Mapping[str, int] = {
 }
 
 # Worth another try by the client itself: nothing was accepted, and waiting helps.
-WORTH_RETRYING = frozenset({"queue_full", "draining", "too_many_connections", "store_unavailable", "request_timeout"})
+WORTH_RETRYING = frozenset(
+    {"queue_full", "too_many_requests", "draining", "too_many_connections", "store_unavailable", "request_timeout"}
+)
 
 
 def error_type(error: SupervisorError) -> str:
@@ -101,6 +113,8 @@ def _headers(error: SupervisorError, job_id: str | None = None) -> Sequence[tupl
         told += (("x-job-id", job_id), ("x-request-id", job_id))
     if STATUS[error.code] >= 408:
         told.append(("x-should-retry", "true" if error.code in WORTH_RETRYING else "false"))
+    if isinstance(error, UnauthorizedError):
+        told.append(("www-authenticate", "Bearer"))
     if error.retry_after_s is not None:
         told.append(("retry-after", str(max(1, round(error.retry_after_s)))))
     if isinstance(error, QueueFullError):

@@ -41,8 +41,8 @@ class Doorkeeper:
     def __init__(self, allowed_hosts: frozenset[str]) -> None:
         self._allowed = frozenset(host.lower() for host in allowed_hosts)
 
-    def check(self, request: Request) -> None:
-        """Raises ForbiddenHostError or ForbiddenOriginError."""
+    def admit(self, request: Request) -> Request:
+        """The request as it is from here on. Raises ForbiddenHostError or ForbiddenOriginError."""
         headers = request.headers
         host, authority = headers.get("host", ""), request.authority
         if not self._is_ours(host_of(host)):
@@ -54,6 +54,7 @@ class Doorkeeper:
             raise ForbiddenOriginError(f'A web page of "{origin[:100]}" may not use this address.')
         if headers.get("sec-fetch-site") == "cross-site":
             raise ForbiddenOriginError("A web page of another site may not use this address.")
+        return request
 
     def _is_ours(self, host: str) -> bool:
         return is_loopback(host) or (host != "" and host.lower() in self._allowed)

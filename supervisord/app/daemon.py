@@ -22,20 +22,21 @@ from supervisord.adapters.kernel_log import KernelLog
 from supervisord.adapters.model_files import LocalModelFiles
 from supervisord.adapters.notify import SystemdNotifier
 from supervisord.adapters.nvml import NvmlSensor
-from supervisord.adapters.store import SqliteStore
+from supervisord.adapters.output_checker import OutputCheckProcess
+from supervisord.adapters.store import STORE_FILE, SqliteStore
 from supervisord.adapters.upstream import HttpUpstream
 from supervisord.api.control import About, ControlDoor
 from supervisord.api.door import Door, DoorLimits
-from supervisord.api.guard import Doorkeeper
-from supervisord.api.openai import OpenAIDoor
 from supervisord.app import doors, logs
+from supervisord.app.access import Access, read_keys
 from supervisord.app.ids import JobIds
 from supervisord.app.processes import Processes
 from supervisord.app.reload import Reloader
 from supervisord.app.sensors import Sensors
 from supervisord.app.settings import engine_settings
+from supervisord.app.tables import public_tables
 from supervisord.app.version import VERSION
-from supervisord.config.model import Configuration, PromptStorage
+from supervisord.config.model import Configuration, Limits, PromptStorage
 from supervisord.core.errors import AddressInUseError, ConfigurationError, StartupError, StateFolderError
 from supervisord.engine.settings import Ports
 from supervisord.engine.supervisor import Supervisor
@@ -88,9 +89,11 @@ class _Daemon:
         self._watch = watch
         self._stops = 0
         self._supervisor: Supervisor | None = None
+        self._access: Access | None = None
 
     async def run(self) -> None:
         configuration = self._configuration
+        keys = read_keys(configuration)
         listener = doors.bind_tcp(configuration.listen_host, configuration.listen_port)
         address = f"{configuration.listen_host}:{listener.getsockname()[1]}"
         state_dir = Path(configuration.state_dir)
@@ -101,11 +104,15 @@ class _Daemon:
         supervisor = self._supervisor = Supervisor(ports, engine_settings(configuration), new_id=JobIds())
         supervisor.journal.listen(logs.tell_event(log))
         supervisor.journal.on_finished(logs.tell_job(log))
+        tables = public_tables(supervisor, configuration)
+        access = self._access = Access(tables, configuration, supervisor.permits)
         async with asyncio.TaskGroup() as group:
             await supervisor.open(group)
             control = doors.bind_control(Path(configuration.control_socket), configuration.control_group)
-            reloader = Reloader(configuration, supervisor, ports.notifier, ports.clock)
-            public, private = await self._open_doors(supervisor, reloader, (listener, control), address)
+            reloader = Reloader(configuration, supervisor, ports.notifier, ports.clock, access)
+            public = Door(access.application(keys), _door_limits(configuration.limits), ports.clock)
+            access.door = public
+            private = await self._open_doors(supervisor, reloader, public, (listener, control), address)
             loops = [supervisor.tasks.loop(reloader.run(), "reload")]
             if self._watch:
                 loops.append(supervisor.tasks.loop(reloader.watch(), "watch configuration"))
@@ -124,9 +131,10 @@ class _Daemon:
             await supervisor.close()
 
     def _secrets(self) -> frozenset[str]:
-        """Keys of services elsewhere, as they stand in our environment: no local server has any business with them."""
+        """Keys of services elsewhere, and our own, as they stand in our environment: no local server needs them."""
         backends = self._configuration.backends if self._supervisor is None else self._supervisor.settings.backends
-        return frozenset(spec.remote.key for spec in backends if spec.remote is not None and spec.remote.key)
+        elsewhere = frozenset(spec.remote.key for spec in backends if spec.remote is not None and spec.remote.key)
+        return elsewhere if self._access is None else elsewhere | self._access.secrets
 
     def _ports(self, state_dir: Path) -> Ports:
         configuration = self._configuration
@@ -148,19 +156,27 @@ class _Daemon:
             kernel=kernel,
             files=LocalModelFiles(),
             store=SqliteStore(
-                state_dir / "jobs.sqlite3",
+                state_dir / STORE_FILE,
                 keep_bodies=configuration.store.prompts is PromptStorage.FULL,
                 retention_s=configuration.store.retention_s,
+                answers_s=configuration.store.answers_s,
+                max_bytes=configuration.store.max_size,
                 now=clock.wall,
             ),
             upstream=HttpUpstream(),
             notifier=SystemdNotifier(),
             examiner=LocalExaminer(),
+            outputs=OutputCheckProcess(),
         )
 
     async def _open_doors(
-        self, supervisor: Supervisor, reloader: Reloader, sockets: tuple[socket.socket, socket.socket], address: str
-    ) -> tuple[Door, web.AppRunner]:
+        self,
+        supervisor: Supervisor,
+        reloader: Reloader,
+        public: Door,
+        sockets: tuple[socket.socket, socket.socket],
+        address: str,
+    ) -> web.AppRunner:
         configuration = self._configuration
         about = About(
             version=VERSION,
@@ -171,20 +187,6 @@ class _Daemon:
             state_dir=configuration.state_dir,
             socket=configuration.control_socket,
         )
-        doorkeeper = Doorkeeper(frozenset((*configuration.allowed_hosts, configuration.listen_host)))
-        limits = configuration.limits
-        public = Door(
-            OpenAIDoor(supervisor, doorkeeper),
-            DoorLimits(
-                body_bytes=limits.body,
-                header_timeout_s=limits.header_timeout_s,
-                body_timeout_s=limits.body_timeout_s,
-                idle_timeout_s=limits.idle_timeout_s,
-                client_stall_s=limits.client_stall_s,
-                connections=limits.connections,
-            ),
-            supervisor.ports.clock,
-        )
         operators = ControlDoor(supervisor, about, doors.peers_allowed(configuration.control_group), reloader.reload)
         private = web.AppRunner(
             operators.application(), handler_cancellation=True, access_log=None, shutdown_timeout=doors.SHUTDOWN_S
@@ -192,7 +194,7 @@ class _Daemon:
         await public.open(sockets[0], doors.BACKLOG)
         await private.setup()
         await web.SockSite(private, sockets[1], backlog=doors.BACKLOG).start()
-        return public, private
+        return private
 
     def _catch_signals(self, supervisor: Supervisor, reloader: Reloader) -> None:
         loop = asyncio.get_running_loop()
@@ -203,6 +205,17 @@ class _Daemon:
     def _told_to_stop(self, supervisor: Supervisor) -> None:
         self._stops += 1
         supervisor.request_stop(at_once=self._stops > 1)
+
+
+def _door_limits(limits: Limits) -> DoorLimits:
+    return DoorLimits(
+        body_bytes=limits.body,
+        header_timeout_s=limits.header_timeout_s,
+        body_timeout_s=limits.body_timeout_s,
+        idle_timeout_s=limits.idle_timeout_s,
+        client_stall_s=limits.client_stall_s,
+        connections=limits.connections,
+    )
 
 
 def _settle() -> None:

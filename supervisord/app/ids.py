@@ -3,10 +3,9 @@
 import secrets
 import time
 
-_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: nothing that is read as something else
+from supervisord.core.ids import ALPHABET
 
-
-_PAIRS = tuple(first + second for first in _ALPHABET for second in _ALPHABET)
+_PAIRS = tuple(first + second for first in ALPHABET for second in ALPHABET)
 
 
 def _base32(value: int, length: int) -> str:
@@ -15,7 +14,7 @@ def _base32(value: int, length: int) -> str:
 
 
 class JobIds:
-    """Makes ids of 16 characters: milliseconds since the epoch (9), a count within them (3), a random part (4).
+    """Makes ids of the form that `core.ids` tells.
 
     Ids of one process strictly rise, also when the wall clock is set back.
     """

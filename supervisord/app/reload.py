@@ -1,7 +1,7 @@
 """Reading the configuration again while everything runs: asked for by SIGHUP, by an operator, or by a changed file."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -9,12 +9,14 @@ from typing import Protocol
 import structlog
 
 from supervisord.adapters.detached import within
+from supervisord.app.access import read_keys
 from supervisord.app.settings import engine_settings
 from supervisord.config.load import load_file
 from supervisord.config.model import Configuration
 from supervisord.config.places import Surroundings
 from supervisord.config.problem import InvalidConfigurationError
 from supervisord.core.errors import ConfigurationError, DrainingError, SupervisorError
+from supervisord.core.keys import Key
 from supervisord.core.record import EventKind
 from supervisord.engine.journal import Journal
 from supervisord.engine.settings import Settings
@@ -33,6 +35,7 @@ APPLIED: Mapping[str, str] = {
     "backends": "backends",
     "routes": "models",
     "default_route": "routing",
+    "keys": "keys",
     "queue": "queue",
     "memory": "memory",
     "drain_timeout": "drain_timeout",
@@ -50,6 +53,7 @@ KEPT: Mapping[str, str] = {
     "log.max_size": "log.max_size",
     "log.keep": "log.keep",
     "limits.body": "limits.body",
+    "limits.upload": "limits.upload",
     "limits.header_timeout_s": "limits.header_timeout",
     "limits.body_timeout_s": "limits.body_timeout",
     "limits.idle_timeout_s": "limits.idle_timeout",
@@ -58,6 +62,8 @@ KEPT: Mapping[str, str] = {
     "cgroups": "memory.cgroups",
     "store.prompts": "store.prompts",
     "store.retention_s": "store.retention",
+    "store.answers_s": "store.answers",
+    "store.max_size": "store.max_size",
 }
 
 _Signature = tuple[int, int, int, int]
@@ -76,17 +82,36 @@ class Engine(Protocol):
         ...
 
 
+class Border(Protocol):
+    """Who lets clients in."""
+
+    def check(self, keys: Sequence[Key]) -> None:
+        """Raises ConfigurationError where these cannot be the keys from now on."""
+        ...
+
+    def differs(self, keys: Sequence[Key]) -> bool:
+        """Whether these are not the keys in force: a secret can change in a file of its own."""
+        ...
+
+    def enforce(self, keys: Sequence[Key]) -> None:
+        """These are the keys from now on."""
+        ...
+
+
 class Reloader:
     """One reload at a time. Those who ask while one runs share the next one, which reads what they have written.
 
     `running` is the configuration that the daemon was started with.
     """
 
-    def __init__(self, running: Configuration, engine: Engine, notifier: Notifier, clock: Clock) -> None:
+    def __init__(
+        self, running: Configuration, engine: Engine, notifier: Notifier, clock: Clock, border: Border
+    ) -> None:
         self._path = running.source
         self._started = running
         self._current = running
         self._engine = engine
+        self._border = border
         self._notifier = notifier
         self._clock = clock
         self._wake = asyncio.Event()
@@ -170,14 +195,16 @@ class Reloader:
     async def _apply(self) -> ReloadReport:
         if self._engine.draining:
             raise _going_down()
-        wanted = await self._read()
+        wanted, keys = await self._read()
+        self._border.check(keys)
         report = await self._engine.reload(engine_settings(_with_kept(wanted, self._started)))
+        self._border.enforce(keys)
         told = {"backends", "models"} if _moves_routes(report) else {"backends"}
         applied = tuple(name for name in _differing(self._current, wanted, APPLIED) if name not in told)
         self._current = wanted
         return replace(report, kept=_differing(self._started, wanted, KEPT), settings=applied)
 
-    async def _read(self) -> Configuration:
+    async def _read(self) -> tuple[Configuration, Sequence[Key]]:
         """Raises ConfigurationError."""
         if not self._path:
             raise ConfigurationError(
@@ -243,13 +270,15 @@ class Reloader:
     async def _differs(self) -> bool:
         """Whether there is anything to do, or to complain about: a file that was only touched is not worth an event."""
         try:
-            return await self._read() != self._current
+            wanted, keys = await self._read()
+            return wanted != self._current or self._border.differs(keys)
         except ConfigurationError:
             return True
 
 
-def _loaded(path: str) -> Configuration:
-    return load_file(path, Surroundings.of_process(str(Path(path).parent)))
+def _loaded(path: str) -> tuple[Configuration, Sequence[Key]]:
+    configuration = load_file(path, Surroundings.of_process(str(Path(path).parent)))
+    return configuration, read_keys(configuration)
 
 
 def _moves_routes(report: ReloadReport) -> bool:

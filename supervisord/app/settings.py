@@ -8,6 +8,8 @@ from supervisord.engine.pools import HostShare
 from supervisord.engine.relay import RelayPolicy
 from supervisord.engine.sampler import MemoryLimits
 from supervisord.engine.settings import Settings
+from supervisord.engine.tries import TriesPolicy
+from supervisord.engine.work.backlog import BacklogPolicy
 
 
 def engine_settings(configuration: Configuration) -> Settings:
@@ -26,16 +28,19 @@ def engine_settings(configuration: Configuration) -> Settings:
                 Priority.BATCH: configuration.queue.aging_batch_s,
             },
         ),
+        backlog=BacklogPolicy(configuration.queue.backlog),
         memory=MemoryLimits(
             vram=configuration.memory.vram,
             host=configuration.memory.host,
             host_share=HostShare(configuration.memory.host_reserve, configuration.memory.host_limit),
         ),
         gateway=GatewayPolicy(
-            queue_timeout_s=configuration.queue.timeout_s,
             keep_prompts=full,
             keep_clients=configuration.store.prompts is not PromptStorage.NONE,
-            relay=RelayPolicy(client_stall_s=configuration.limits.client_stall_s, keep_output=full),
+            tries=TriesPolicy(
+                queue_timeout_s=configuration.queue.timeout_s,
+                relay=RelayPolicy(client_stall_s=configuration.limits.client_stall_s, keep_output=full),
+            ),
         ),
         drain_s=configuration.drain_timeout,
     )

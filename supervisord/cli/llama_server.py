@@ -43,9 +43,13 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def _fail(message: str) -> NoReturn:
-    sys.stderr.write(f"error: {message}\n")  # print() writes the end apart: a thread of the engine prints in between
-    sys.stderr.flush()
+    _say(f"error: {message}")
     raise SystemExit(1)
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")  # print() writes the end apart: a thread of the engine prints in between
+    sys.stderr.flush()
 
 
 def _show(what: Show) -> None:
@@ -89,8 +93,7 @@ def _serve(model: str, params: Mapping[str, Value]) -> NoReturn:
     except RuntimeError:
         _fail(_why_not(model, settings.hostnames[0], settings.port))
     _wait_for_signal()
-    sys.stderr.write(f"stopping {server.listening_address}\n")
-    sys.stderr.flush()
+    _say(f"stopping {server.listening_address}")
     os._exit(0)  # taking the engine down in order waits for its running streams, without a bound (seen)
 
 

@@ -1,11 +1,14 @@
 """Settings of the file -> the frozen values the program reads."""
 
+from collections.abc import Sequence
+
 from supervisord.config import places
 from supervisord.config.build_backend import build_backend
 from supervisord.config.build_routes import build_routes
 from supervisord.config.finding import Finding
 from supervisord.config.model import (
     Configuration,
+    KeySpec,
     Limits,
     LogFormat,
     LogLevel,
@@ -18,9 +21,12 @@ from supervisord.config.model import (
 from supervisord.config.problem import Path
 from supervisord.config.resolver import Resolver
 from supervisord.config.schema import FileSettings, LimitSettings
+from supervisord.config.schema_keys import KeySettings
 from supervisord.config.schema_memory import Memory
+from supervisord.core.job import Priority
 from supervisord.core.memory import HostLimits, VramLimits
 from supervisord.core.placement import PlacementPolicy
+from supervisord.core.routing import Route
 
 LONGEST_SOCKET = 107  # bytes of sun_path in <sys/un.h>, less the NUL
 
@@ -29,6 +35,7 @@ def build(settings: FileSettings, resolver: Resolver, source: str) -> Configurat
     """The configuration; what is wrong with its paths is noted in `resolver`."""
     state = resolver.path(settings.state_dir, ("state_dir",)) or places.state_dir(resolver.around)
     backends = tuple(build_backend(name, backend, resolver) for name, backend in settings.backends.items())
+    routes = build_routes(settings.models, backends)
     return Configuration(
         listen_host=settings.listen[0],
         listen_port=settings.listen[1],
@@ -40,16 +47,23 @@ def build(settings: FileSettings, resolver: Resolver, source: str) -> Configurat
         limits=_limits(settings.limits),
         queue=QueueSettings(
             limit=settings.queue.limit,
+            backlog=settings.queue.backlog,
             timeout_s=settings.queue.timeout,
             aging_normal_s=settings.queue.aging.normal,
             aging_batch_s=settings.queue.aging.batch,
         ),
-        store=StoreSettings(PromptStorage(settings.store.prompts), settings.store.retention),
+        store=StoreSettings(
+            prompts=PromptStorage(settings.store.prompts),
+            retention_s=settings.store.retention,
+            answers_s=settings.store.answers,
+            max_size=settings.store.max_size,
+        ),
         memory=_memory(settings.memory),
         drain_timeout=settings.shutdown.drain,
         backends=backends,
-        routes=build_routes(settings.models, backends),
+        routes=routes,
         default_route=settings.routing.default,
+        keys=tuple(_key(name, key, routes, resolver) for name, key in settings.keys.items()),
         cgroups=settings.memory.cgroups == "auto",
         source=source,
     )
@@ -75,11 +89,23 @@ def _log(settings: FileSettings, state: str, resolver: Resolver) -> LogSettings:
 def _limits(limits: LimitSettings) -> Limits:
     return Limits(
         body=limits.body,
+        upload=limits.upload,
         header_timeout_s=limits.header_timeout,
         body_timeout_s=limits.body_timeout,
         idle_timeout_s=limits.idle_timeout,
         connections=limits.connections,
         client_stall_s=limits.client_stall,
+    )
+
+
+def _key(name: str, key: KeySettings, routes: Sequence[Route], resolver: Resolver) -> KeySpec:
+    return KeySpec(
+        name=name,
+        secret=key.key or "",
+        file=resolver.path(key.key_file, ("keys", name, "key_file")),
+        priority=None if key.priority is None else Priority[key.priority.upper()],
+        concurrency=key.concurrency,
+        models=frozenset(route.name for route in routes if not set(key.models).isdisjoint(route.names)),
     )
 
 

@@ -14,19 +14,24 @@ _VISIBLE = re.compile(r"[!-~]+")  # RFC 3986 and RFC 9110: what a URL, or a cred
 
 
 def parse_address(value: object) -> tuple[str, int]:
-    """Host and port of a loopback address. `localhost` is 127.0.0.1, so that one socket and one port belong to it."""
+    """IP address and port. `localhost` is 127.0.0.1, so that one socket and one port belong to it."""
     match = _ADDRESS.fullmatch(value) if isinstance(value, str) else None
     if match is None or int(match["port"]) > 65535:
         raise ValueError(f"{quote(value)} is not an address; write host:port, such as 127.0.0.1:8411")
     host = match["v6"] or match["host"]
     if host.lower() == "localhost":
         return "127.0.0.1", int(match["port"])
-    if not _is_loopback(host):
-        raise ValueError(
-            f"{quote(host)} is not loopback, and there are no passwords; "
-            "use 127.0.0.1, with an authenticating proxy in front"
-        )
+    if not _is_address(host):
+        raise ValueError(f"{quote(host)} is not an IP address; use 127.0.0.1, or the address of a network interface")
     return host, int(match["port"])
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_loopback(host: str) -> bool:

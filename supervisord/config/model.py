@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from supervisord.core.job import Priority
 from supervisord.core.memory import HostLimits, VramLimits
 from supervisord.core.placement import PlacementPolicy
 from supervisord.core.routing import Route
@@ -44,9 +45,10 @@ class LogSettings:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one client may take. `body` in bytes, durations in seconds."""
+    """What one client may take. `body` and `upload` in bytes, durations in seconds."""
 
     body: int
+    upload: int
     header_timeout_s: float
     body_timeout_s: float
     idle_timeout_s: float
@@ -56,9 +58,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class QueueSettings:
-    """`limit` in jobs. A job that has waited `aging_*_s` seconds is ordered among those of high priority."""
+    """`limit` and `backlog` in jobs: those whose clients wait, and durable ones. A job that has waited `aging_*_s`
+    seconds is ordered among those of high priority."""
 
     limit: int
+    backlog: int
     timeout_s: float
     aging_normal_s: float
     aging_batch_s: float
@@ -66,8 +70,27 @@ class QueueSettings:
 
 @dataclass(frozen=True, slots=True)
 class StoreSettings:
+    """`answers_s`: how long the answers of durable jobs are kept. `max_size` in bytes; None: no limit."""
+
     prompts: PromptStorage
     retention_s: float
+    answers_s: float
+    max_size: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeySpec:
+    """A key as it is configured. Its secret is `secret`, or in the file `file`; one of them is empty.
+
+    `models` are main names; none means all. `concurrency` in requests; None: no limit.
+    """
+
+    name: str
+    secret: str = field(repr=False)
+    file: str
+    priority: Priority | None
+    concurrency: int | None
+    models: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,5 +133,6 @@ class Configuration:
     backends: tuple[BackendSpec, ...]
     routes: tuple[Route, ...]
     default_route: str | None
+    keys: tuple[KeySpec, ...] = ()
     cgroups: bool = True
     source: str = field(default="", compare=False)

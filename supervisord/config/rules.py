@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from supervisord.config import rules_arguments, rules_ladder, rules_models
+from supervisord.config import rules_arguments, rules_keys, rules_ladder, rules_models
 from supervisord.config.fields import name_problem
 from supervisord.config.finding import Finding
 from supervisord.config.problem import Path
@@ -19,6 +19,7 @@ def findings(settings: FileSettings) -> Iterator[Finding]:
     yield from _ports(settings)
     yield from _memory(settings)
     yield from rules_models.findings(settings)
+    yield from rules_keys.findings(settings)
     for name, backend in settings.backends.items():
         yield from _name(name)
         yield from _timing(name, backend)

@@ -10,7 +10,7 @@ from supervisord.config.schema_models import ModelSettings
 from supervisord.config.units import format_tokens, quote
 from supervisord.core import request
 
-LENGTHS = frozenset(request.LENGTHS)
+LENGTHS = frozenset(request.ALL_LENGTHS)
 
 
 def findings(settings: FileSettings) -> Iterator[Finding]:
@@ -30,7 +30,7 @@ def _backends(name: str, model: ModelSettings, known: Sequence[str]) -> Iterator
         for index, backend in enumerate(chosen):
             path = (*at, key, index)
             if backend not in known:
-                yield Finding((path, ("backends", backend)), _unknown("backend", backend, known))
+                yield Finding((path, ("backends", backend)), unknown("backend", backend, known))
             elif backend in chosen[:index]:
                 yield Finding((path,), f"{backend} is listed twice; remove one")
             elif chosen is model.last_resort and backend in model.backends:
@@ -39,7 +39,8 @@ def _backends(name: str, model: ModelSettings, known: Sequence[str]) -> Iterator
                 )
 
 
-def _unknown(noun: str, written: str, known: Sequence[str]) -> str:
+def unknown(noun: str, written: str, known: Sequence[str]) -> str:
+    """What is said of a name that nothing has."""
     meant = nearest(written, known)
     advice = f'did you mean "{meant}"?' if meant else f"add it to {noun}s, or leave it out"
     return f"there is no {noun} {quote(written)}; {advice}"
@@ -84,13 +85,19 @@ def _names(settings: FileSettings) -> Iterator[Finding]:
                 yield Finding((path, ("models", owners[alias], "aliases")), message)
 
 
+def known_names(settings: FileSettings) -> list[str]:
+    """Every name that clients may ask for."""
+    named = (settings.backends, settings.models)
+    return [name for kind in named for key, one in kind.items() for name in (key, *one.aliases)]
+
+
 def _default(settings: FileSettings) -> Iterator[Finding]:
     written = settings.routing.default
     named = (("backends", settings.backends), ("models", settings.models))
-    known = [name for _, kind in named for key, one in kind.items() for name in (key, *one.aliases)]
+    known = known_names(settings)
     if written is None or written in known:
         return
     # What names there are is known only where the aliases could be read.
     around: tuple[Path, ...] = tuple((kind, name, "aliases") for kind, section in named for name in section)
     paths: tuple[Path, ...] = (("routing", "default"), ("backends", written), ("models", written))
-    yield Finding((*paths, *around), _unknown("model", written, known))
+    yield Finding((*paths, *around), unknown("model", written, known))

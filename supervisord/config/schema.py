@@ -8,6 +8,7 @@ from supervisord.config import fields
 from supervisord.config.fields import BackendName, FilePath, ModelName, Text
 from supervisord.config.fields_network import Address, HostName
 from supervisord.config.schema_command import CommandSettings
+from supervisord.config.schema_keys import KeyName, KeySettings
 from supervisord.config.schema_llama_cpp import LlamaCppSettings
 from supervisord.config.schema_memory import Memory
 from supervisord.config.schema_models import ModelSettings, Routing
@@ -75,11 +76,12 @@ class Log(Settings):
 
 class LimitSettings(Settings):
     body: Annotated[int, *fields.size("1KiB", "1GiB")] = setting("64MiB", "Largest request body.")
+    upload: Annotated[int, *fields.size("1KiB", "64GiB")] = setting("512MiB", "Largest file that a client uploads.")
     header_timeout: Annotated[float, *fields.duration("100ms", "10m")] = setting(
         "10s", "Time a client has to send the head of a request."
     )
     body_timeout: Annotated[float, *fields.duration("100ms", "1h")] = setting(
-        "60s", "Time a client has to send the body of a request."
+        "60s", "Time a client has to send the body of a request; of a file, each 64 KiB of it."
     )
     idle_timeout: Annotated[float, *fields.duration("1s", "1h")] = setting(
         "75s", "A kept connection without a request is closed after this."
@@ -101,7 +103,10 @@ class Aging(Settings):
 
 class Queue(Settings):
     limit: Annotated[int, *fields.whole(1, 1_000_000)] = setting(
-        1000, "Jobs that may wait; more are refused with 429 and Retry-After."
+        1000, "Requests that may wait; more are refused with 429 and Retry-After."
+    )
+    backlog: Annotated[int, *fields.whole(1, 10_000_000)] = setting(
+        1_000_000, "Durable jobs that may wait, lines of batches too; more are refused with 429 and Retry-After."
     )
     timeout: Annotated[float, *fields.duration("100ms", "7d")] = setting(
         "10m", "A job that has not started by then fails, unless its client set its own deadline."
@@ -113,10 +118,16 @@ class Store(Settings):
     prompts: Annotated[str, *fields.one_of("full", "metadata", "none", noun="a way to keep prompts")] = setting(
         "metadata",
         "What the record of a job keeps. full: request body and answer too; metadata: figures, never the text; "
-        "none: not the client's name either.",
+        "none: not the client's name either. Of a durable job its request until it has ended, and its answer, always.",
     )
     retention: Annotated[float, *fields.duration("1h", "3660d")] = setting(
-        "30d", "Records of finished jobs are deleted after this."
+        "30d", "Records of finished jobs, ended batches and uploaded files are deleted after this."
+    )
+    answers: Annotated[float, *fields.duration("1h", "3660d")] = setting(
+        "7d", "Answers of durable jobs, and the output of batches, are deleted this long after they ended."
+    )
+    max_size: Annotated[int, *fields.size("64MiB", "16TiB")] | None = setting(
+        None, "With more than this the oldest of what has ended is deleted. Default: no limit."
     )
 
 
@@ -127,7 +138,9 @@ class Shutdown(Settings):
 
 
 class FileSettings(Settings):
-    listen: Address = setting("127.0.0.1:8411", "Loopback address and port clients use; port 0 for a free one.")
+    listen: Address = setting(
+        "127.0.0.1:8411", "Address and port clients use, loopback unless there are keys; port 0 for a free one."
+    )
     allowed_hosts: list[HostName] = setting([], "Names besides loopback that the Host header may have.")
     state_dir: FilePath | None = setting(
         None,
@@ -143,4 +156,5 @@ class FileSettings(Settings):
     shutdown: Shutdown = section(Shutdown, "How the daemon stops.")
     backends: dict[BackendName, _Backend] = setting({}, "The servers, by name. The name is a model name too.")
     models: dict[ModelName, ModelSettings] = setting({}, "More models, each served by one or several backends.")
+    keys: dict[KeyName, KeySettings] = setting({}, "Who may use the address, by name. Default: whoever reaches it.")
     routing: Routing = section(Routing, "What becomes of names nobody knows.")

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
+from supervisord.core.dialect import Dialect, ends, fails
 from supervisord.core.job import FailureReason
 from supervisord.core.record import Usage
 
 TAIL_BYTES = 32 * 1024  # holds the last events of any runtime: usage, timings, [DONE]
-DONE = b"data: [DONE]"
-ERROR_STARTS = (b'data: {"error"', b'data:{"error"', b"error: {", b"event: error")
+HEAD_BYTES = 4 * 1024  # holds the first event of Anthropic's streams, which tells the tokens of the prompt
 
 MOST_TOKENS = 2**63  # what the store's columns hold
 FASTEST = 1e9  # tokens a second: beyond it the figure is nonsense (Infinity, a division by almost nothing)
@@ -49,6 +49,21 @@ _BUSY = frozenset({429, 503, 529})
 _OF_THE_ACCOUNT = frozenset({401, 402, 403, 404, 408})
 
 
+# What servers say of a path that they do not have: llama.cpp (cpp-httplib), those on FastAPI (vLLM,
+# SGLang, TensorRT-LLM), and those in Go (Ollama). Each of them has other words for a model that is not there.
+_NO_SUCH_PATH = (
+    b"File Not Found",
+    b'{"detail":"Not Found"}',
+    b'{"detail":"Method Not Allowed"}',
+    b"404 page not found",
+)
+
+
+def lacks_endpoint(status: int, body: bytes) -> bool:
+    """Whether a backend says that it does not have what was asked of it; 501 is llama.cpp's, with the reason."""
+    return status == 501 or (status in {404, 405} and (not body or any(words in body for words in _NO_SUCH_PATH)))
+
+
 def refusal(status: int, body: bytes, *, elsewhere: bool = False) -> Refusal | None:
     """What the status of a backend's answer says; None for a success. `elsewhere`: it is a service that is not ours."""
     if status < 400:
@@ -57,9 +72,11 @@ def refusal(status: int, body: bytes, *, elsewhere: bool = False) -> Refusal | N
         return Refusal(FailureReason.CONTEXT_LENGTH_EXCEEDED, retriable=False)
     if status in _BUSY:
         return Refusal(FailureReason.BACKEND_BUSY, retriable=True)
+    if lacks_endpoint(status, body):
+        return Refusal(FailureReason.ENDPOINT_MISSING, retriable=True)
     if status == 500 and is_engine_death(body):
         return Refusal(FailureReason.BACKEND_DIED, retriable=True)
-    # llama.cpp survives "Compute error." and answers the next request; 501 says what this one cannot, and another may.
+    # llama.cpp survives "Compute error." and answers the next request.
     if status >= 500 or (elsewhere and status in _OF_THE_ACCOUNT):
         return Refusal(FailureReason.BACKEND_ERROR, retriable=True)
     return Refusal(FailureReason.REQUEST_REJECTED, retriable=False)
@@ -75,19 +92,20 @@ def is_engine_death(data: bytes) -> bool:
 
 
 def usage(body: bytes) -> Usage:
-    """Tokens as the backend counted them: the last `usage` and llama.cpp `timings` of an answer or of a stream."""
+    """Tokens as the backend counted them: the last `usage` and llama.cpp `timings` of an answer or of a stream.
+
+    In whichever of the three dialects. Anthropic's counts the cached part of a prompt apart, and in a stream tells of
+    the prompt at the begin, and of the answer at the end.
+    """
     said = _last_object(body, b'"usage":')
     timings = _last_object(body, b'"timings":')
-    details = said.get("prompt_tokens_details")
-    cached = _count(details, "cached_tokens") if isinstance(details, dict) else None
-    tokens_in, cache_n, prompt_n = (
-        _count(said, "prompt_tokens"),
-        _count(timings, "cache_n"),
-        _count(timings, "prompt_n"),
-    )
+    if "output_tokens" in said and "input_tokens" not in said:
+        said = {**_first_object(body, b'"usage":'), **said}
+    cache_n, prompt_n = _count(timings, "cache_n"), _count(timings, "prompt_n")
+    tokens_in, cached = _prompt(said)
     if tokens_in is None and prompt_n is not None:
         tokens_in = prompt_n + (cache_n or 0)
-    tokens_out = _count(said, "completion_tokens")
+    tokens_out = _count(said, "completion_tokens", "output_tokens")
     speed = timings.get("predicted_per_second")
     return Usage(
         tokens_in=tokens_in,
@@ -97,25 +115,48 @@ def usage(body: bytes) -> Usage:
     )
 
 
-def _count(values: Mapping[str, object], name: str) -> int | None:
-    value = values.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST_TOKENS else None
+def _prompt(said: Mapping[str, object]) -> tuple[int | None, int | None]:
+    """Tokens of the prompt, all of them, and those of them that came from a cache."""
+    tokens, read = _count(said, "prompt_tokens", "input_tokens"), _count(said, "cache_read_input_tokens")
+    if tokens is not None and (read is not None or "cache_creation_input_tokens" in said):
+        return tokens + (read or 0) + (_count(said, "cache_creation_input_tokens") or 0), read
+    details = said.get("prompt_tokens_details", said.get("input_tokens_details"))
+    return tokens, _count(details, "cached_tokens") if isinstance(details, dict) else None
+
+
+def _count(values: Mapping[str, object], *names: str) -> int | None:
+    """The first of several members that is a number of tokens."""
+    for name in names:
+        value = values.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST_TOKENS:
+            return value
+    return None
 
 
 def _last_object(body: bytes, key: bytes) -> Mapping[str, object]:
     """The last JSON object in `body` that stands behind `key`; empty when there is none."""
     end = len(body)
     while (at := body.rfind(key, 0, end)) >= 0:
-        start = at + len(key)
-        text = body[start : start + 4096].decode("utf-8", "replace").lstrip()
         end = at
-        if not text.startswith("{"):
-            continue  # "usage": null, as vLLM writes into every chunk but the last
-        try:
-            return cast("Mapping[str, object]", _DECODER.raw_decode(text)[0])
-        except (ValueError, RecursionError):
-            continue
+        if (found := _object_at(body, at + len(key))) is not None:
+            return found
     return {}
+
+
+def _first_object(body: bytes, key: bytes) -> Mapping[str, object]:
+    """The same of what stands behind the first `key`."""
+    at = body.find(key)
+    return (_object_at(body, at + len(key)) if at >= 0 else None) or {}
+
+
+def _object_at(body: bytes, start: int) -> Mapping[str, object] | None:
+    text = body[start : start + 4096].decode("utf-8", "replace").lstrip()
+    if not text.startswith("{"):
+        return None  # "usage": null, as vLLM writes into every chunk but the last
+    try:
+        return cast("Mapping[str, object]", _DECODER.raw_decode(text)[0])
+    except (ValueError, RecursionError):
+        return None
 
 
 def error_message(body: bytes) -> str:
@@ -142,13 +183,16 @@ class StreamWatch:
     `hide_usage`: the event with the usage was asked for by us and not by the client: it is looked at and not handed on.
     """
 
-    __slots__ = ("_held", "_hide_usage", "_kept", "_tail", "failed")
+    __slots__ = ("_dialect", "_ends_in_parts", "_head", "_held", "_hide_usage", "_kept", "_tail", "failed")
 
     HOLD_LIMIT = 1024 * 1024  # an event longer than this goes on in parts
 
-    def __init__(self, *, hide_usage: bool = False) -> None:
+    def __init__(self, dialect: Dialect = Dialect.CHAT, *, hide_usage: bool = False) -> None:
+        self._dialect = dialect
         self._hide_usage = hide_usage
         self._held = b""
+        self._head = b""
+        self._ends_in_parts = False  # the last event is so long that it goes on in parts
         self._tail: deque[bytes] = deque()
         self._kept = 0
         self.failed = False  # an error event has passed
@@ -171,13 +215,15 @@ class StreamWatch:
         if rest.startswith(b":") and rest.endswith(b"\n"):  # a keep-alive comment of a single line is whole
             return data
         if len(rest) > self.HOLD_LIMIT:
+            self._ends_in_parts = self._ends_in_parts or ends(self._dialect, rest + _LF)
             return data
         self._held = rest
         return data[:cut]
 
     def _look(self, data: bytes) -> None:
-        if b'"error"' in data or b"event: error" in data or b"error: {" in data:
-            self.failed = self.failed or has_error_event(data)
+        self.failed = self.failed or fails(self._dialect, data)
+        if not self._head:
+            self._head = data[:HEAD_BYTES]
         tail = self._tail
         tail.append(data)
         self._kept += len(data)
@@ -197,14 +243,18 @@ class StreamWatch:
         return b"".join(self._tail)
 
     @property
+    def evidence(self) -> bytes:
+        """What there is of it to read its usage from."""
+        tail = self.tail
+        return tail if self._dialect is not Dialect.MESSAGES or tail.startswith(self._head) else self._head + tail
+
+    @property
     def done(self) -> bool:
-        """Whether the stream said `[DONE]`. After an error event that proves nothing."""
-        return not self.failed and b"\n" + DONE in (b"\n" + self.tail)[-256:]  # a model may well write these words
-
-
-def has_error_event(data: bytes) -> bool:
-    """Whether one of the events in `data` is an error of the server."""
-    return any(line.startswith(ERROR_STARTS) for line in data.splitlines())
+        """Whether the stream said that it is whole. After an error event that proves nothing."""
+        if self.failed:
+            return False
+        tail = self.tail
+        return ends(self._dialect, tail) or (self._ends_in_parts and tail.endswith(_BLANK_LINES))
 
 
 def without_usage(data: bytes) -> bytes:
@@ -227,9 +277,3 @@ def _tells_usage_only(event: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return isinstance(told, dict) and told.get("choices") == [] and isinstance(told.get("usage"), dict)
-
-
-def error_event(message: str, error_type: str, code: str) -> bytes:
-    """An error as an event in OpenAI's shape: SDKs raise it as an API error in the middle of a stream."""
-    error = {"error": {"message": message, "type": error_type, "param": None, "code": code}}
-    return b"data: " + json.dumps(error, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

@@ -82,6 +82,24 @@ class ConflictError(InvalidRequestError):
     code = "conflict"
 
 
+class IdempotencyMismatchError(InvalidRequestError):
+    """The Idempotency-Key was used before, by the same client, for another request."""
+
+    code = "idempotency_mismatch"
+
+
+class UnauthorizedError(InvalidRequestError):
+    """Keys have been given out, and the request carries none of them."""
+
+    code = "invalid_api_key"
+
+
+class ModelForbiddenError(InvalidRequestError):
+    """The key of the request may not use this model."""
+
+    code = "model_forbidden"
+
+
 class ForbiddenHostError(InvalidRequestError):
     """The Host header names neither loopback nor a configured name: DNS rebinding."""
 
@@ -123,6 +141,12 @@ class QueueTimeoutError(RefusedError):
 
 class DeadlineExceededError(RefusedError):
     code = "deadline_exceeded"
+
+
+class TooManyRequestsError(RefusedError):
+    """As many requests of the same key as it may have are under way already."""
+
+    code = "too_many_requests"
 
 
 class DrainingError(RefusedError):
@@ -169,6 +193,30 @@ class JobCancelledError(RefusedError):
     code = "cancelled"
 
 
+class DaemonDiedError(RefusedError):
+    """The daemon died while the job was in flight: of a durable one, each time."""
+
+    code = "daemon_died"
+
+
+class InvalidOutputError(RefusedError):
+    """The answer does not fit the schema that was asked for, after all retries. It is kept."""
+
+    code = "invalid_output"
+
+
+class OutputTruncatedError(RefusedError):
+    """The answer ended at its limit of tokens before it could fit its schema. It is kept."""
+
+    code = "output_truncated"
+
+
+class AnswerTooLargeError(RefusedError):
+    """The answer of a durable job is larger than is kept."""
+
+    code = "answer_too_large"
+
+
 # --- a backend failed while serving ----------------------------------------------------------------------------------
 
 
@@ -204,6 +252,12 @@ class BackendAnsweredError(AttemptFailedError):
     """The backend answered with an error of its own."""
 
     code = "backend_error"
+
+
+class EndpointMissingError(AttemptFailedError):
+    """The backend does not have what was asked of it: its version, its model or its flags are without it."""
+
+    code = "endpoint_missing"
 
 
 # --- the daemon cannot start or go on --------------------------------------------------------------------------------

@@ -50,11 +50,24 @@ class FailureReason(StrEnum):
     BACKEND_BUSY = "backend_busy"
     POISON = "poison"  # backends went down under it, and nothing else explains it
     REQUEST_REJECTED = "request_rejected"
+    ENDPOINT_MISSING = "endpoint_missing"  # no backend that could serve it has what was asked for
     CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
     STREAM_CUT = "stream_cut"
     STORE_UNAVAILABLE = "store_unavailable"
     DAEMON_DIED = "daemon_died"
+    INVALID_OUTPUT = "invalid_output"  # the answer does not fit the schema that was asked for
+    OUTPUT_TRUNCATED = "output_truncated"  # it ended at its limit of tokens, before it could fit
+    ANSWER_TOO_LARGE = "answer_too_large"
     INTERNAL = "internal_error"
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A body that is a form instead of JSON. `model_begins`, `model_ends`: where in it the model's name stands."""
+
+    content_type: str
+    model_begins: int
+    model_ends: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +91,15 @@ class Submission:
     patience_s: float | None = None
     deadline_s: float | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    form: Form | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One accepted submission. `arrived` is monotonic seconds, `submitted_at` seconds since the epoch."""
+    """One accepted submission. `arrived` is monotonic seconds, `submitted_at` seconds since the epoch.
+
+    `durable`: it waits in the store too, and the queue gets only as many of those as it can take.
+    """
 
     id: str
     submission: Submission
@@ -94,6 +111,7 @@ class Job:
     avoid: frozenset[str] = frozenset()  # backends that failed it, to be tried last
     route: str = ""  # the main name of what was asked for: aliases wait in one line
     tokens: int = 0  # prompt and longest answer; an upper bound where nobody counted, 0 where nobody needs to know
+    durable: bool = False
 
     @property
     def model(self) -> str:

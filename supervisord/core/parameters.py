@@ -8,12 +8,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from supervisord.core.errors import TokenLimitError
-from supervisord.core.request import ENDPOINTS, LENGTHS
+from supervisord.core.request import ALL_LENGTHS, ENDPOINTS, Endpoint
 from supervisord.core.routing import Parameters
 
-# The newer name is OpenAI's for chat alone; every server still knows the older one, at every door.
 MAX_TOKENS = "max_tokens"
-_LENGTHS = frozenset(LENGTHS)
+_LENGTHS = frozenset(ALL_LENGTHS)
 
 INCLUDE_USAGE = "include_usage"
 _CONTINUOUS = "continuous_usage_stats"  # vLLM's own: usage in every chunk, and only together with include_usage
@@ -60,16 +59,27 @@ def edits(parameters: Parameters, members: Collection[str], endpoint: str, max_t
     """
     if parameters.changes_nothing:
         return Edits()
+    door = ENDPOINTS[endpoint]
     stripped = parameters.strip.intersection(members)
     there = set(members) - stripped
-    filled = {name: text for name, text in parameters.default.items() if name not in there}
-    changed = {**filled, **parameters.set}
-    limited = _LENGTHS & changed.keys() or (max_tokens is not None and _LENGTHS & there)
+    filled = {name: text for name, text in _as_named(door, parameters.default).items() if name not in there}
+    wanted = _as_named(door, parameters.set)
+    changed = {**filled, **wanted}
+    lengths = frozenset(door.lengths)
+    limited = lengths & changed.keys() or (max_tokens is not None and lengths & there)
     fallback = parameters.max_tokens_default or parameters.max_tokens_limit
-    if fallback is not None and not limited and ENDPOINTS[endpoint].streams:  # the others generate nothing
-        changed[MAX_TOKENS] = str(fallback)
-    overruled = _LENGTHS & there if _LENGTHS & parameters.set.keys() else frozenset[str]()
+    if fallback is not None and not limited and door.length:
+        changed[door.length] = str(fallback)
+    overruled = lengths & there if lengths & wanted.keys() else frozenset[str]()
     return Edits(changed, (stripped | overruled) - changed.keys())
+
+
+def _as_named(door: Endpoint, values: Mapping[str, str]) -> Mapping[str, str]:
+    """Members as an endpoint calls them: a configured length under a name that has a meaning there."""
+    unknown = _LENGTHS.difference(door.lengths)
+    if not door.length or unknown.isdisjoint(values):
+        return values
+    return {door.length if name in unknown else name: text for name, text in values.items()}
 
 
 def upstream(model: str = "", *, include_usage: bool = False, stream_options: str | None = None) -> Edits:

@@ -51,10 +51,15 @@ def suspicion(death: Death) -> float:
     Half each: for company, as any of them may have done it; for a backend that has served nobody well, as it may be
     what is broken; and for a kill by the kernel, as the host's memory is used by everybody.
     """
-    if death.lives or death.reason not in DEADLY or death.cause in _INNOCENT:
+    if death.lives or death.reason not in DEADLY or is_innocent(death):
         return 0.0
     doubts = (death.others > 0, not death.proven, death.cause is CauseKind.KERNEL_OOM)
     return float(0.5 ** sum(doubts))
+
+
+def is_innocent(death: Death) -> bool:
+    """Whether it is known that no job can have done it."""
+    return death.cause in _INNOCENT
 
 
 def is_poison(deaths: Iterable[Death]) -> bool:

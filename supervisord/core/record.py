@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from supervisord.core.job import FailureReason, JobStatus
+from supervisord.core.terms import Terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class JobRecord:
     max_tokens: int | None
     temperature: float | None
     body: bytes | None = None  # None: not kept, as configured
+    terms: Terms | None = None  # None: a client waits for it on its connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,11 @@ class AttemptRecord:
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """How a job ended. `partial` is the text a cut-off stream had sent, kept only as configured."""
+    """How a job ended. `output` is its answer: of a durable job always, of others only as configured.
+
+    `http_status` and `content_type` belong to that answer, a backend's own. `attempts` is the fence: a result of an
+    attempt before the present one changes nothing.
+    """
 
     job_id: str
     status: JobStatus
@@ -84,6 +90,115 @@ class JobResult:
     detail: str = ""
     backend: str | None = None
     output: bytes | None = None
+    http_status: int | None = None
+    content_type: str = ""
+
+
+class FileStatus(StrEnum):
+    UPLOADING = "uploading"  # only the daemon sees it so
+    READY = "processed"  # in OpenAI's words
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """A file that a client has uploaded, or that was rendered for one. Its parts are `FILE_PART` bytes each, but the
+    last. Times are seconds since the epoch."""
+
+    id: str
+    filename: str
+    purpose: str
+    bytes: int
+    created_at: float
+    client: str = ""
+    status: FileStatus = FileStatus.READY
+    expires_at: float | None = None
+
+
+FILE_PART = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LineError:
+    """What is wrong with a batch, or with one line of its input (from 1)."""
+
+    code: str
+    message: str
+    line: int | None = None
+    param: str | None = None
+
+
+class BatchStatus(StrEnum):
+    """In OpenAI's words; Anthropic's three are read off these."""
+
+    VALIDATING = "validating"
+    FAILED = "failed"
+    IN_PROGRESS = "in_progress"
+    FINALIZING = "finalizing"
+    COMPLETED = "completed"
+    EXPIRED = "expired"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRecord:
+    """A batch. `at`: when it entered each status, seconds since the epoch. `total`: its lines once they are jobs.
+
+    `door`: "openai" or "anthropic". The requests of Anthropic's are a file only until they are jobs, and nobody else's.
+    `answers_kept` is told by the store and ignored in what it is given: False once the answers are past their
+    retention.
+    """
+
+    id: str
+    door: str
+    endpoint: str
+    client: str
+    created_at: float
+    expires_at: float
+    status: BatchStatus
+    at: Mapping[BatchStatus, float] = field(default_factory=dict)
+    input_file: str = ""
+    completion_window: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    total: int = 0
+    errors: tuple[LineError, ...] = ()
+    output_file: str = ""  # the id under which the good answers can be read; empty: there are none (yet)
+    error_file: str = ""
+    answers_kept: bool = True
+
+
+ENDED_BATCH = frozenset({BatchStatus.FAILED, BatchStatus.COMPLETED, BatchStatus.EXPIRED, BatchStatus.CANCELLED})
+
+
+@dataclass(frozen=True, slots=True)
+class BatchCounts:
+    """The lines of a batch by what became of them, as they are at this moment."""
+
+    waiting: int = 0
+    running: int = 0
+    succeeded: int = 0  # done, and the backend's answer has a status below 400
+    failed: int = 0
+    cancelled: int = 0
+    expired: int = 0  # failed for their deadline
+
+    @property
+    def ended(self) -> int:
+        return self.succeeded + self.failed + self.cancelled + self.expired
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """A submission that carried an Idempotency-Key: which job it made, or which batch; the other is empty.
+
+    `digest` is SHA-256 of all that was asked. `at`: seconds since the epoch.
+    """
+
+    client: str
+    key: str
+    digest: str
+    job_id: str
+    at: float
+    batch: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +238,7 @@ class EventKind(StrEnum):
     DISPATCH_PAUSED = "queue.paused"
     DISPATCH_RESUMED = "queue.resumed"
     RETRY = "job.retry"
+    BATCH = "batch"
     STORE = "store"
     SENSOR = "sensor"
     OPERATOR = "operator"

@@ -1,12 +1,13 @@
 """A request as it came -> Submission, or InvalidRequestError. The only place that knows what a request may say."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from supervisord.core.dialect import Dialect
 from supervisord.core.errors import InvalidRequestError
-from supervisord.core.job import Priority, Submission
+from supervisord.core.job import Form, Priority, Submission
 
 
 class JsonKind(StrEnum):
@@ -18,37 +19,66 @@ class JsonKind(StrEnum):
 Value = JsonKind | str | int | float | bool | None
 
 
+# The names of the longest answer. llama-server goes by n_predict, its own, then by the newer of OpenAI's, then by the
+# older (`n_predict` with its aliases, tools/server/server-schema.cpp); vLLM knows OpenAI's two.
+LENGTHS = ("n_predict", "max_completion_tokens", "max_tokens")
+# The name of it in Responses. llama-server takes it for max_tokens, so that the two others overrule it (seen).
+_LENGTHS_OF_RESPONSES = ("n_predict", "max_completion_tokens", "max_output_tokens", "max_tokens")
+ALL_LENGTHS = _LENGTHS_OF_RESPONSES
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A door of a backend that work is queued for. `payload` is the member that must be there, and its kinds."""
+    """A door of a backend that work is queued for. `payload` is the member that must be there, and its kinds.
+
+    `lengths`: the names of the longest answer that servers go by there; `length`: that under which one is filled in.
+    Both are empty where nothing is generated.
+    """
 
     path: str
     payload: str
     kinds: frozenset[JsonKind]
-    streams: bool
+    streams: bool = False
+    dialect: Dialect = Dialect.CHAT
+    lengths: tuple[str, ...] = ()
+    length: str = ""
 
 
 _TEXT = frozenset({JsonKind.STRING, JsonKind.ARRAY})
+_LIST = frozenset({JsonKind.ARRAY})
 
+# The newer name is OpenAI's for chat alone; every server still knows the older one, at every door.
 ENDPOINTS: Mapping[str, Endpoint] = {
     e.path: e
     for e in (
-        Endpoint("/v1/chat/completions", "messages", frozenset({JsonKind.ARRAY}), streams=True),
-        Endpoint("/v1/completions", "prompt", _TEXT, streams=True),
-        Endpoint("/v1/embeddings", "input", _TEXT, streams=False),
+        Endpoint("/v1/chat/completions", "messages", _LIST, streams=True, lengths=LENGTHS, length="max_tokens"),
+        Endpoint("/v1/completions", "prompt", _TEXT, streams=True, lengths=LENGTHS, length="max_tokens"),
+        Endpoint("/v1/embeddings", "input", _TEXT),
+        Endpoint("/v1/rerank", "documents", _LIST),
+        Endpoint("/v1/audio/speech", "input", frozenset({JsonKind.STRING})),
+        Endpoint(
+            "/v1/responses", "input", _TEXT, streams=True, dialect=Dialect.RESPONSES,
+            lengths=_LENGTHS_OF_RESPONSES, length="max_output_tokens",
+        ),
+        Endpoint(
+            "/v1/messages", "messages", _LIST, streams=True, dialect=Dialect.MESSAGES,
+            lengths=("max_tokens",), length="max_tokens",
+        ),
+        Endpoint("/v1/messages/count_tokens", "messages", _LIST, dialect=Dialect.MESSAGES),
     )
-}
+}  # fmt: skip
 
-# The names of the longest answer. llama-server goes by n_predict, its own, then by the newer of OpenAI's, then by the
-# older (`n_predict` with its aliases, tools/server/server-schema.cpp); vLLM knows OpenAI's two.
-LENGTHS = ("n_predict", "max_completion_tokens", "max_tokens")
+# Those that take a form with a file in it, and answer with JSON or a text.
+FORMS = frozenset({"/v1/audio/transcriptions", "/v1/audio/translations"})
+
 # How many answers to each prompt: OpenAI's name; what may be sampled to choose from; llama-server's own name.
 CHOICES = ("n", "best_of", "n_cmpl")
 
 # The members whose values validation reads; of all others only the kind is told.
-SCALARS = ("model", "stream", "temperature", *LENGTHS, *CHOICES)
+SCALARS = ("model", "stream", "background", "temperature", *ALL_LENGTHS, *CHOICES)
 
 LONGEST_NAME = 256
+OPERATORS = "supctl"  # the client of what comes in at the control socket, unless it names another
 LARGEST_INTEGER = 2**63 - 1  # what the store's columns hold
 LONGEST_WAIT_S = 7 * 24 * 3600.0
 
@@ -74,13 +104,32 @@ def submission(endpoint: Endpoint, body: bytes, members: Mapping[str, Value], he
         body=body,
         stream=stream,
         priority=_priority(headers),
-        client=_client(headers),
-        max_tokens=_longest(members),
-        choices=_choices(members),
+        client=client_of(headers),
+        max_tokens=_longest(members, endpoint.lengths),
+        choices=choices(members),
         temperature=_number(members, "temperature"),
         patience_s=_lenient_seconds(headers, "x-stainless-read-timeout"),
         deadline_s=_seconds(headers, "x-deadline"),
     )
+
+
+def form_submission(path: str, body: bytes, model: str, form: Form, headers: Mapping[str, str]) -> Submission:
+    """A form, of which no more is read than the name of the model. Raises InvalidRequestError."""
+    return Submission(
+        endpoint=path,
+        model=_model({"model": model}),
+        body=body,
+        priority=_priority(headers),
+        client=client_of(headers),
+        patience_s=_lenient_seconds(headers, "x-stainless-read-timeout"),
+        deadline_s=_seconds(headers, "x-deadline"),
+        form=form,
+    )
+
+
+def dialect_of(path: str) -> Dialect:
+    """In which errors and streams of an endpoint are written."""
+    return Dialect.CHAT if path in FORMS else ENDPOINTS[path].dialect
 
 
 def _model(members: Mapping[str, Value]) -> str:
@@ -108,13 +157,14 @@ def _integer(members: Mapping[str, Value], name: str) -> int | None:
     raise InvalidRequestError(f'"{name}" must be a whole number below 2^63.', param=name)
 
 
-def _longest(members: Mapping[str, Value]) -> int | None:
+def _longest(members: Mapping[str, Value], names: Sequence[str]) -> int | None:
     """The most that any of the names asks for, whichever a backend goes by; below 0 (no end) is more than all."""
-    written = [length for name in LENGTHS if (length := _integer(members, name)) is not None]
+    written = [length for name in names if (length := _integer(members, name)) is not None]
     return min(written) if min(written, default=0) < 0 else max(written, default=None)
 
 
-def _choices(members: Mapping[str, Value]) -> int:
+def choices(members: Mapping[str, Value]) -> int:
+    """How many answers to each prompt are asked for. Raises InvalidRequestError."""
     most = 1
     for name in CHOICES:
         number = _integer(members, name)
@@ -159,7 +209,12 @@ def _lenient_seconds(headers: Mapping[str, str], name: str) -> float | None:
     return min(value, LONGEST_WAIT_S) if math.isfinite(value) and value > 0 else None
 
 
-def _client(headers: Mapping[str, str]) -> str:
+def client_of(headers: Mapping[str, str]) -> str:
     """Who asks, for the record: what it calls itself, else its user agent's first word."""
     named = headers.get("x-client") or headers.get("user-agent", "").partition(" ")[0]
-    return "".join(c for c in named if c.isprintable())[:64]
+    return client_named(named)
+
+
+def client_named(text: str) -> str:
+    """A client as records have it: printable, and 64 characters of it at most."""
+    return "".join(c for c in text if c.isprintable())[:64]

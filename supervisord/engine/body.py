@@ -5,9 +5,10 @@ from dataclasses import replace
 import msgspec
 
 from supervisord.core import parameters
+from supervisord.core.dialect import Dialect
 from supervisord.core.job import Submission
 from supervisord.core.parameters import Edits
-from supervisord.core.request import LENGTHS
+from supervisord.core.request import ENDPOINTS
 from supervisord.core.routing import Parameters
 from supervisord.engine.backend import Backend
 from supervisord.runtimes.base import RuntimeKind
@@ -30,12 +31,14 @@ def shaped(wanted: Parameters, submission: Submission) -> Submission:
     Where there is a limit each member is sent once, as it was checked: which of two a server goes by is its own affair.
     """
     parameters.check(wanted, submission.max_tokens)
+    if submission.form is not None:
+        return submission  # what is set of a model is about what it generates
     there = frozenset(_MEMBERS.decode(submission.body))
     edits = parameters.edits(wanted, there, submission.endpoint, submission.max_tokens)
     if not edits and wanted.max_tokens_limit is None:
         return submission
     limit = submission.max_tokens
-    for name in LENGTHS:
+    for name in ENDPOINTS[submission.endpoint].lengths:
         if (text := edits.set.get(name, "")).isdecimal():
             limit = int(text)
     return replace(submission, body=edited(submission.body, edits), max_tokens=limit)
@@ -43,8 +46,12 @@ def shaped(wanted: Parameters, submission: Submission) -> Submission:
 
 def body_for(backend: Backend, submission: Submission) -> tuple[bytes, bool]:
     """The body as one backend needs it, and whether usage that the client did not ask for is to be stripped again."""
-    name = _name_for(backend, submission.model)
-    asks = submission.stream and backend.runtime.usage_on_request
+    name, form = _name_for(backend, submission.model), submission.form
+    if form is not None:
+        body = submission.body
+        return (body[: form.model_begins] + name.encode() + body[form.model_ends :] if name else body), False
+    tells_unasked = ENDPOINTS[submission.endpoint].dialect is not Dialect.CHAT  # the two others always end with usage
+    asks = submission.stream and not tells_unasked and backend.runtime.usage_on_request
     if not name and not asks:  # mostly
         return submission.body, False
     options: str | None = None

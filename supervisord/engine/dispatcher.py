@@ -2,27 +2,26 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import assert_never
 
 from supervisord.core import life
 from supervisord.core.dispatch import Choice, Reject, Serve, Wait, Wake, choose
-from supervisord.core.errors import (
-    DeadlineExceededError,
-    JobCancelledError,
-    ModelNotFoundError,
-    QueueTimeoutError,
-    SupervisorError,
-)
+from supervisord.core.errors import JobCancelledError, ModelNotFoundError, SupervisorError
 from supervisord.core.job import FailureReason, Job
-from supervisord.core.queue import JobQueue, Key
+from supervisord.core.queue import JobQueue
 from supervisord.core.routing import Route, Routes
 from supervisord.core.state import Phase
+from supervisord.core.turns import Key
 from supervisord.engine.backend import Backend
+from supervisord.engine.expiry import Expiry, in_vain
+from supervisord.engine.leases import Leases
 from supervisord.engine.outlook import Outlook, Waker
+from supervisord.engine.permits import Permits
+from supervisord.engine.seats import Seats
 from supervisord.engine.tickets import Lease, Ticket
-from supervisord.ports import Clock, Timer
+from supervisord.ports import Clock
 
 PACE_WEIGHT = 0.2  # of the newest job in the running mean of seconds per job
 
@@ -30,19 +29,20 @@ PACE_WEIGHT = 0.2  # of the newest job in the running mean of seconds per job
 class Dispatcher:
     """Runs on the loop, never waits, and holds no lock: each call leaves the queue and the slots consistent."""
 
-    def __init__(self, queue: JobQueue, clock: Clock) -> None:
+    def __init__(self, queue: JobQueue, clock: Clock, permits: Permits) -> None:
         self.queue = queue
         self._clock = clock
         self.outlook = Outlook(queue)
         self._tickets: dict[str, Ticket] = {}
-        self._leases: dict[str, Lease] = {}
+        self.leases = Leases()
+        self._seats = Seats(permits)
+        self._expiry = Expiry(queue, clock, self._expire)
         self._pumping = False
         self._again = False
-        self._timer: Timer | None = None
-        self._timer_at: float | None = None
+        self.held = ""  # why nothing is given to any backend; empty: jobs are
+        self._refusal: SupervisorError | None = None  # what everybody is told: the daemon is going down
         self._seconds_per_job: float | None = None
         self._returned: Callable[[], None] = _ignore
-        self._broke: dict[str, tuple[int, int]] = {}  # of each backend: the last generation that broke, and its jobs
 
     def serve_with(self, backends: Mapping[str, Backend], waker: Waker, returned: Callable[[], None]) -> None:
         """The backends there are, who starts them, and whom to tell of each lease that ends; called once, first."""
@@ -69,43 +69,53 @@ class Dispatcher:
 
     def submit(self, job: Job) -> Ticket:
         """Queue a new job. Raises QueueFullError, or what makes serving it impossible now."""
+        if self._refusal is not None:  # it was on its way while everybody else was told
+            raise self._refusal
         route = self.outlook.routes.named(job.model)
         job = _in_line(job, route)
         choice = choose(job, route, self.outlook.views(route, job))
         if isinstance(choice, Reject):
             raise choice.error
+        if self.held:
+            choice = Wait(self.held)
         self.queue.admit(job, seconds_per_job=self._seconds_per_job)
         ticket = self._issue(job)
-        if len(self.queue) == 1:  # mostly: nobody else waits, and nothing has changed since
+        alone = len(self.queue) == 1  # mostly: nobody else waits, and nothing has changed since
+        if alone and not self._seats.bars(job):
             self._follow(ticket, choice)
         else:
             self.pump()
-        self._arm()
+        self._expiry.arm()
         return ticket
 
-    def retry(self, lease: Lease, job: Job) -> Ticket:
-        """End a lease whose attempt failed, and queue its job at the very place it had.
+    def retry(self, lease: Lease, job: Job, *, failed: bool = True) -> Ticket:
+        """End a lease whose attempt failed, and queue its job at the very place it had. `failed`: see `give_back`.
 
         Raises ModelNotFoundError when a reload has removed its model meanwhile.
         """
         try:
             placed = self._routed(job)
         except ModelNotFoundError:
-            self.give_back(lease, served=False, failed=True)
+            self.give_back(lease, served=False, failed=failed)
             raise
         self.queue.put_back(placed, lease.key)  # before the slot is free: nobody behind it may overtake
         ticket = self._issue(placed)
-        self.give_back(lease, served=False, failed=True)
-        self._arm()
+        self.give_back(lease, served=False, failed=failed)
+        self._expiry.arm()
         return ticket
 
     def again(self, job: Job, key: Key) -> Ticket:
-        """Queue a job once more whose lease has been given back, at the place it had. Raises ModelNotFoundError."""
+        """Queue a job once more whose lease has been given back, at the place it had.
+
+        Raises ModelNotFoundError, or what `refuse_all` was given.
+        """
+        if self._refusal is not None:
+            raise self._refusal
         placed = self._routed(job)
         self.queue.put_back(placed, key)
         ticket = self._issue(placed)
         self.pump()
-        self._arm()
+        self._expiry.arm()
         return ticket
 
     def _routed(self, job: Job) -> Job:
@@ -119,12 +129,11 @@ class Dispatcher:
 
     def withdraw(self, job_id: str) -> None:
         """Forget a job that waits: its client left. Does nothing when it does not wait."""
-        ticket = self._tickets.pop(job_id, None)
+        ticket = self._out(job_id)
         if ticket is None:
             return
-        self.queue.take(job_id)
         ticket.lease.cancel()
-        self._arm()
+        self._expiry.arm()
         self._look_again()
 
     # --- the way out -------------------------------------------------------------------------------------------------
@@ -132,14 +141,14 @@ class Dispatcher:
     def pump(self) -> None:
         """Give every free slot to the job that is due. Called after anything changed that could matter."""
         self._again = True
-        if self._pumping or not len(self.queue):
+        if self._pumping or self.held or not len(self.queue):
             return
         self._pumping = True
         try:
             while self._again:
                 self._again = False
                 kept: set[str] = set()  # backends that somebody before in line needs more of than is free
-                for job in self.queue.first_of_each_model():
+                for job in self.queue.first_of_each_model(self._seats.barring):
                     self._place(job, kept)
         finally:
             self._pumping = False
@@ -147,6 +156,9 @@ class Dispatcher:
     def _place(self, job: Job, kept: set[str]) -> None:
         ticket = self._tickets.get(job.id)
         if ticket is None or ticket.asked is not None:
+            return
+        if self._seats.bars(job):  # by one that went before it just now: whoever stands behind it may go
+            self._again = True
             return
         try:
             route = self.outlook.routes.named(job.model)
@@ -166,6 +178,7 @@ class Dispatcher:
         match choice:
             case Serve(backend=name, wake=other):
                 ticket.asked = name
+                self._seats.take(ticket.job)
                 self.outlook.backends[name].post(life.LeaseAsked(ticket.job.id, ticket.job.tokens))
                 if other:
                     self._wake(other, ticket.job, modest=True)
@@ -190,14 +203,15 @@ class Dispatcher:
             # Its size is not known any more, and a slot without one is worth more than a budget that is exact.
             backend.post(life.LeaseEnded(generation, served=False, job_id=job_id))
             return
-        job, key = self.queue.take(job_id)
+        job, key = self.queue.take(job_id, served=True)
         current = backend.generation
         if ticket.lease.done() or current is None:  # its client has left, and has not been told to us yet
             backend.post(life.LeaseEnded(generation, served=False, tokens=job.tokens, job_id=job_id))
+            self._seats.leave(job)
             self.pump()
             return
         lease = Lease(job, backend, current, self._clock.monotonic(), key)
-        self._leases[job_id] = lease
+        self.leases.add(lease)
         ticket.lease.set_result(lease)
         self.pump()  # the next in line for this model may fit beside it
 
@@ -206,19 +220,21 @@ class Dispatcher:
         ticket = self._tickets.get(job_id)
         if ticket is not None:
             ticket.asked = None
+            self._seats.leave(ticket.job)
             self.pump()  # another backend may have room
 
     def drop(self, job_id: str) -> None:
         """A fault of our own has ended this job: it neither waits nor holds a slot any more."""
         self.withdraw(job_id)
-        lease = self._leases.get(job_id)
+        lease = self.leases.of(job_id)
         if lease is not None:
             self.give_back(lease, served=False)
 
     def give_back(self, lease: Lease, *, served: bool, failed: bool = False) -> None:
         """End a lease; the slot is free for the next job. `failed`: the backend is to blame."""
-        if self._leases.pop(lease.job.id, None) is not lease:
+        if not self.leases.remove(lease):
             return
+        self._seats.leave(lease.job)
         if served:
             seconds = self._clock.monotonic() - lease.granted
             mean = self._seconds_per_job
@@ -236,29 +252,18 @@ class Dispatcher:
         self.pump()
         self.outlook.waker.touch_if_waiting()
 
-    def others_at(self, lease: Lease) -> int:
-        """How many other jobs were in flight at its generation when this one, or the first of them, broke off."""
-        name, number = lease.backend.name, lease.generation.number
-        now = sum(1 for other in self._leases.values() if other.generation is lease.generation)
-        known, jobs = self._broke.get(name, (number, 0))
-        self._broke[name] = number, max(now, jobs) if known == number else now
-        return self._broke[name][1] - 1
-
-    def serving(self, backend: str) -> tuple[str, ...]:
-        """The ids of the jobs that a backend is serving."""
-        return tuple(lease.job.id for lease in self._leases.values() if lease.backend.name == backend)
-
-    def fail_leases(self, backend: str, generation: int, reason: FailureReason, detail: str) -> None:
-        """End every attempt at a generation that will not answer any more."""
-        for lease in list(self._leases.values()):
-            if lease.backend.name == backend and lease.generation.number == generation and lease.fail is not None:
-                lease.fail(reason, detail)
-
     # --- time, and memory pressure -----------------------------------------------------------------------------------
 
     def pause(self, paused: Mapping[str, str]) -> None:
         """Dispatch nothing to these backends, for these reasons; replaces what was paused before."""
         self.outlook.paused = dict(paused)
+        self.pump()
+
+    def hold(self, why: str) -> None:
+        """Give nothing to any backend until this is called with no reason; what runs goes on."""
+        self.held = why
+        for ticket in self._tickets.values():
+            ticket.waits_for = why
         self.pump()
 
     def close(self, closed: Mapping[str, str]) -> None:
@@ -267,31 +272,11 @@ class Dispatcher:
             self.outlook.closed = dict(closed)
             self.pump()
 
-    def _expire(self) -> None:
-        self._timer = self._timer_at = None
+    def _expire(self, jobs: Sequence[Job]) -> None:
         now = self._clock.monotonic()
-        for job in self.queue.expired(now):
-            waited = now - job.arrived
-            why = self._tickets[job.id].waits_for
-            because = f" ({why})" if why else ""
-            if job.expiry_reason is FailureReason.DEADLINE_EXCEEDED:
-                error: SupervisorError = DeadlineExceededError(
-                    f"The job waited {waited:.1f} s and was not started before its deadline{because}."
-                )
-            else:
-                error = QueueTimeoutError(f"The job waited {waited:.1f} s in the queue and was not started{because}.")
-            self._refuse(self._tickets[job.id], error)
-        self._arm()
+        for job in jobs:
+            self._refuse(self._tickets[job.id], in_vain(job, now, self.waits_for(job.id)))
         self._look_again()
-
-    def _arm(self) -> None:
-        due = self.queue.next_expiry()
-        if due is None or (self._timer_at is not None and self._timer_at <= due):
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_at = due
-        self._timer = self._clock.call_at(due, self._expire)
 
     def _look_again(self) -> None:
         """Somebody left the queue: who stood behind may fit where that one did not, and a place may not be needed."""
@@ -299,7 +284,8 @@ class Dispatcher:
         self.outlook.waker.touch_if_waiting()
 
     def refuse_all(self, error: SupervisorError) -> None:
-        """End every wait: the daemon is going down."""
+        """End every wait, now and from now on: the daemon is going down."""
+        self._refusal = error
         for ticket in list(self._tickets.values()):
             self._refuse(ticket, error)
 
@@ -309,33 +295,43 @@ class Dispatcher:
             self._refuse(ticket, JobCancelledError("The job was cancelled by an operator."))
             self._look_again()
             return True
-        lease = self._leases.get(job_id)
-        if lease is None or lease.fail is None:
-            return False
-        lease.fail(FailureReason.CANCELLED, "cancelled by an operator")
-        return True
+        return self.leases.break_off(job_id, FailureReason.CANCELLED, "cancelled by an operator")
 
     def _refuse(self, ticket: Ticket, error: SupervisorError) -> None:
-        if self._tickets.pop(ticket.job.id, None) is None:
+        if self._out(ticket.job.id) is None:
             return
-        self.queue.take(ticket.job.id)
         if not ticket.lease.done():
             ticket.lease.set_exception(error)
         self._again = True
+
+    def _out(self, job_id: str) -> Ticket | None:
+        """It waits no more, and has got nothing."""
+        ticket = self._tickets.pop(job_id, None)
+        if ticket is not None:
+            self.queue.take(job_id)
+            self._seats.leave(ticket.job)
+        return ticket
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
     @property
     def in_flight(self) -> int:
-        return len(self._leases)
+        return len(self.leases)
 
     def position(self, job_id: str) -> int | None:
         """Its place in the queue, from 1; None when it does not wait."""
         return self.queue.position(job_id) if job_id in self.queue else None
 
+    def waits_for(self, job_id: str) -> str:
+        """What a job in the queue waits for, in words; empty when nobody has said, or it does not wait."""
+        ticket = self._tickets.get(job_id)
+        if ticket is None:
+            return ""
+        return self._seats.words(ticket.job) if self._seats.bars(ticket.job) else ticket.waits_for
+
     def paused_reason(self) -> str | None:
         """Why some backend gets no work; None when all do."""
-        return next(iter(self.outlook.paused.values()), None)
+        return self.held or next(iter(self.outlook.paused.values()), None)
 
 
 def _ignore() -> None:

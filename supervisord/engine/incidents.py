@@ -43,8 +43,8 @@ class _Followed:
     began: float
     end: Timer | None = None  # it is followed no longer
     steps: list[Step] = field(default_factory=list)
-    retried: int = 0
-    failed: int = 0
+    retried: set[str] = field(default_factory=set)  # ids of jobs
+    failed: set[str] = field(default_factory=set)
 
 
 class Incidents:
@@ -57,6 +57,7 @@ class Incidents:
         journal: Journal,
         history: History,
         *,
+        casualties: Casualties,
         new_id: Callable[[], str],
         in_flight: Callable[[str], tuple[str, ...]],
     ) -> None:
@@ -66,7 +67,7 @@ class Incidents:
         self._history = history
         self._new_id = new_id
         self._in_flight = in_flight
-        self._casualties = Casualties(clock)
+        self._casualties = casualties
         self._open: dict[str, _Followed] = {}
         self._sampled: dict[str, Timer] = {}  # by incident: when its samples are whole
         journal.listen(self._heard)
@@ -125,8 +126,8 @@ class Incidents:
             samples=self._history.since(now - SAMPLES_BEFORE_S),
         )
         self._open[name] = followed = _Followed(incident, generation, now)
-        followed.failed = sum(each.failed for each in lately)
-        followed.retried = len(lately) - followed.failed
+        followed.retried = {each.job_id for each in lately if each.retried}
+        followed.failed = {each.job_id for each in lately if each.failed}
         followed.end = self._clock.call_at(now + LONGEST_S, lambda: self._close(name, _UNFINISHED))
         self._put(_with_ending(followed))
         if len(self._sampled) < MOST_SAMPLED:
@@ -175,7 +176,7 @@ class Incidents:
             steps=tuple(followed.steps),
             ended_at=self._clock.wall(),
             outcome=outcome,
-            cost=Cost(self._clock.monotonic() - followed.began, followed.retried, followed.failed),
+            cost=Cost(self._clock.monotonic() - followed.began, len(followed.retried), len(followed.failed)),
         )
         if followed.incident.id in self._sampled:
             followed.incident = self._with_samples(followed)
@@ -202,8 +203,8 @@ class Incidents:
         if event.backend is None or event.backend not in self._open:
             return
         followed = self._open[event.backend]
-        if event.kind is EventKind.RETRY:
-            followed.retried += 1
+        if event.kind is EventKind.RETRY and event.job_id is not None:
+            followed.retried.add(event.job_id)
         elif event.kind in {EventKind.RUNG, EventKind.GUARD, EventKind.HELD}:
             self._step(event.backend, event.message)
 
@@ -211,7 +212,8 @@ class Incidents:
         self._casualties.finished(job, result, attempt)
         if result.status is JobStatus.FAILED:  # here, or on another backend that it was tried on instead
             for followed in self._open.values():
-                followed.failed += job.id in followed.incident.in_flight
+                if job.id in followed.incident.in_flight:
+                    followed.failed.add(job.id)
 
     def close(self) -> None:
         """The daemon goes down: nothing is followed any further."""

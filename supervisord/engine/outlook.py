@@ -13,8 +13,8 @@ from supervisord.core.routing import Route, Routes
 from supervisord.core.state import Phase, Want
 from supervisord.engine.backend import Backend
 
-FEWEST_ATTEMPTS = 2  # the first, and one more: what fails twice on one backend is not bad luck
-MOST_ATTEMPTS = 3  # however many backends there are: a request that breaks three is at fault itself
+FEWEST_IN_A_ROW = 2  # the first, and one more: what fails twice on one backend is not bad luck
+MOST_IN_A_ROW = 3  # however many backends there are: a request that breaks three is at fault itself
 
 
 _OUT = frozenset({Phase.BACKOFF, Phase.PARKED, Phase.UNKILLABLE})
@@ -91,7 +91,7 @@ class Outlook:
     def attempts_for(self, job: Job) -> int:
         """How often a job may be tried before its failure is passed on: on each of its backends, within bounds."""
         route = self.routes.named(job.model)
-        return min(MOST_ATTEMPTS, max(FEWEST_ATTEMPTS, len(route.backends) + len(route.last_resort)))
+        return min(MOST_IN_A_ROW, max(FEWEST_IN_A_ROW, len(route.backends) + len(route.last_resort)))
 
     def waiting_for(self, backend: str) -> Waiting:
         """The jobs that a backend could serve, and that wait."""

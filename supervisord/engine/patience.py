@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from supervisord.core.answer import error_event
+from supervisord.core.dialect import Dialect, error_event, retold, waiting
 from supervisord.core.errors import AttemptFailedError, SupervisorError
 from supervisord.core.job import FailureReason
 from supervisord.ports import Client
 
-FIRST_AFTER_S = 5.0  # with the first comment the status 200 is sent: what fails later can only be said in-band
+FIRST_AFTER_S = 5.0  # with the first word the status 200 is sent: what fails later can only be said in-band
 EVERY_S = 5.0
 KEPT_BYTES = 16 * 1024 * 1024  # of an answer that cannot go on as it is; what is told of the rest is the same
 
@@ -18,25 +18,25 @@ _HEAD = (("content-type", EVENTS), ("cache-control", "no-cache"), ("x-accel-buff
 class PatientClient:
     """`ports.Client` over another one, that can begin a stream of events before there is anything to relay."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, dialect: Dialect = Dialect.CHAT) -> None:
         self._client = client
+        self._dialect = dialect
         self.begun = False
         self._late: list[bytes] | None = None  # an answer that comes too late for a head of its own
         self._late_size = 0
         self._late_kind = ""  # what it is instead of a stream; empty: an error
 
     def comment(self, text: str, headers: tuple[tuple[str, str], ...]) -> None:
-        """Tell why nothing comes yet. One line that ends in a single newline: a blank line behind a comment makes
-        openai-python's decoder fail in streams that carry ids."""
+        """Tell why nothing comes yet."""
         if not self.begun:
             self._client.start(200, (*_HEAD, *headers), length=None)
             self.begun = True
-        self._client.write(b": " + " ".join(text.split()).encode() + b"\n")
+        self._client.write(waiting(self._dialect, text))
 
     def fail(self, error: SupervisorError) -> None:
         """Tell a failure in-band: the status has been sent."""
         kind = "backend_error" if isinstance(error, AttemptFailedError) else "supervisor_error"
-        self._client.write(error_event(error.message, kind, error.code))
+        self._client.write(error_event(self._dialect, error.message, kind, error.code))
         self._client.finish()
 
     def start(self, status: int, headers: Sequence[tuple[str, str]], *, length: int | None) -> None:
@@ -69,13 +69,13 @@ class PatientClient:
         self._client.finish()
 
     def _as_event(self, body: bytes) -> bytes:
-        if body.lstrip().startswith(b'{"error"') and self._late_size < KEPT_BYTES:
-            return b"data: " + b" ".join(body.split(b"\n")).strip() + b"\n\n"
+        if self._late_size < KEPT_BYTES and (event := retold(self._dialect, body)):
+            return event
         text = body[:300].decode("utf-8", "replace")
         if not self._late_kind:
-            return error_event(f"The backend failed: {text}", "backend_error", "backend_error")
+            return error_event(self._dialect, f"The backend failed: {text}", "backend_error", "backend_error")
         odd = f"The backend answered with {self._late_kind} where a stream of events was asked for: {text}"
-        return error_event(odd, "backend_error", FailureReason.BACKEND_PROTOCOL.value)
+        return error_event(self._dialect, odd, "backend_error", FailureReason.BACKEND_PROTOCOL.value)
 
     def abort(self) -> None:
         """See `ports.Client`."""

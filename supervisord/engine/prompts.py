@@ -14,6 +14,9 @@ _PROMPT = ENDPOINTS[TEXT].payload
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
 
+# Of a list of prompts that is looked at one by one: some 25 MB of words. 64 MiB of empty lists would take 2 GB.
+MOST_COMMAS = 500_000
+
 # Pictures and sounds within a chat: many bytes that are few tokens, and no text.
 _MEDIA = (b";base64,", b'"input_audio"')
 
@@ -48,6 +51,8 @@ def prompts_of(submission: Submission) -> tuple[Prompt, ...]:
     members = {name: bytes(raw) for name, raw in _MEMBERS.decode(submission.body).items()}
     one = Prompt(submission.endpoint, members)
     if one.endpoint != TEXT or not one.text.startswith(b"["):
+        return (one,)
+    if one.text.count(b",") > MOST_COMMAS:
         return (one,)
     elements = [bytes(raw) for raw in _ELEMENTS.decode(one.text)]
     if not any(element.startswith((b'"', b"[")) for element in elements):  # the tokens of a single prompt

@@ -1,8 +1,11 @@
 """What is written down of a job on its way: plain conversions, no decisions."""
 
+from collections.abc import Callable
+
 from supervisord.core.job import FailureReason, Job, JobStatus
 from supervisord.core.record import AttemptRecord, JobRecord, JobResult
 from supervisord.engine.outcome import AttemptOutcome
+from supervisord.engine.suspicion import Suspicion
 from supervisord.engine.tickets import Lease
 
 
@@ -15,9 +18,16 @@ class Course:
         self.queued_at = job.arrived
         self.patience_ends = job.expires  # monotonic: as far as it may wait, over all its attempts
         self.attempts = 0  # begun, this far
+        self.failures = 0  # of them, those that were more than put off
+        self.suspicion = Suspicion()
+        self.begun: Callable[[str], None] = _ignore  # called with the backend's name as each attempt begins
         self.waited = 0.0  # seconds in the queue, over all attempts
         self.attempt: AttemptRecord | None = None
         self.outcome: AttemptOutcome | None = None
+
+
+def _ignore(backend: str) -> None:
+    del backend
 
 
 def _job_record(job: Job, *, keep_prompt: bool, keep_client: bool) -> JobRecord:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from supervisord.core.answer import (
     Refusal,
     StreamWatch,
-    error_event,
     error_kind,
     error_message,
     is_engine_death,
     refusal,
     usage,
 )
+from supervisord.core.dialect import LAST_WORD, Dialect, error_event, in_shape
 from supervisord.core.hang import prompt_tokens
 from supervisord.core.job import FailureReason, JobStatus
 from supervisord.engine.generation import Generation
@@ -53,6 +53,7 @@ class Attempt:
         policy: RelayPolicy,
         *,
         stream: bool,
+        dialect: Dialect = Dialect.CHAT,
         hide_usage: bool = False,
         elsewhere: bool = False,
         tokens: int = 0,
@@ -68,7 +69,8 @@ class Attempt:
         self._stream = stream
         self._elsewhere = elsewhere
         self._counted = tokens
-        self._watch = StreamWatch(hide_usage=hide_usage)
+        self._dialect = dialect
+        self._watch = StreamWatch(dialect, hide_usage=hide_usage)
         self._status: int | None = None
         self._headers: tuple[tuple[str, str], ...] = ()
         self._streaming = False
@@ -78,6 +80,7 @@ class Attempt:
         self._kept_size = 0
         self._first_byte: float | None = None
         self._committed = False  # the client has the head: this attempt is its answer
+        self._finished = False  # the client has been told that it has all of it
         self._sent = 0
         self._exchange: Exchange | None = None
         self._outcome: AttemptOutcome | None = None
@@ -175,7 +178,7 @@ class Attempt:
                 self._end(self._failed(_blame(data), self._words_of(data), retriable=True))
                 return
             self._commit(length=None)
-        self._send(data)
+        self._send(in_shape(self._dialect, data) if self._watch.failed else data)
 
     def _progressed(self) -> None:
         now = self._clock.monotonic()
@@ -206,8 +209,9 @@ class Attempt:
         if not self._committed:
             self._commit(length=len(body))
             self._send(body)
-        self._client.finish()
-        self._end(self._succeeded(body))
+            if self._outcome is not None:  # it is more than the client can take
+                return
+        self._finish(body)
 
     def _refused(self, refused: Refusal, answer: Answer) -> AttemptOutcome:
         busy = refused.reason is FailureReason.BACKEND_BUSY
@@ -231,13 +235,16 @@ class Attempt:
             self._client.finish()
             self._end(self._failed_in_band())
         elif self._watch.done:
-            self._client.finish()
-            self._end(self._succeeded(self._watch.tail))
+            self._finish(self._watch.evidence)
         else:
-            self._break(FailureReason.STREAM_CUT, "the stream ended without [DONE]")
+            self._break(FailureReason.STREAM_CUT, f"the stream ended without {LAST_WORD[self._dialect]}")
 
     def on_fault(self, fault: UpstreamFault) -> None:
         if self._outcome is not None:
+            return
+        if fault.kind == "internal":  # perhaps that of the client's side: it is asked for nothing more
+            self._end(self._failed(FailureReason.INTERNAL, fault.detail))
+            self._client.abort()
             return
         self._break(FAULTS.get(fault.kind, FailureReason.BACKEND_PROTOCOL), f"{fault.kind}: {fault.detail}")
 
@@ -251,14 +258,14 @@ class Attempt:
 
     def _break(self, reason: FailureReason, detail: str) -> None:
         """It will not become whole. Before the first byte nobody has to know; after it the client is told in-band."""
-        if self._committed and self._streaming and self._watch.done:  # it is whole, whatever came after its end
-            self._client.finish()
-            self._end(self._succeeded(self._watch.tail))
+        if self._committed and self._streaming and self._watch.done and not self._finished:
+            # It is whole, whatever came after its end.
+            self._finish(self._watch.evidence)
             return
         retriable = not self._committed and reason is not FailureReason.CANCELLED
         if self._committed and self._streaming:
             gap = b"" if self._watch.tail.endswith(b"\n") else b"\n\n"
-            event = error_event(f"The answer was cut off: {detail}", "backend_error", reason.value)
+            event = error_event(self._dialect, f"The answer was cut off: {detail}", "backend_error", reason.value)
             self._client.write(gap + event)
             self._client.finish()
         elif self._committed:
@@ -266,6 +273,13 @@ class Attempt:
         self._end(self._failed(reason, detail, retriable=retriable))
 
     # --- towards the client ------------------------------------------------------------------------------------------
+
+    def _finish(self, evidence: bytes) -> None:
+        """It came whole. A client that cannot take it for an answer ends the attempt by itself."""
+        self._finished = True
+        self._client.finish()
+        if self._outcome is None:
+            self._end(self._succeeded(evidence))
 
     def _commit(self, *, length: int | None) -> None:
         headers = (*self._headers, *self.extra_headers)
@@ -307,7 +321,7 @@ class Attempt:
             reached_client=self._committed,
             http_status=self._status,
             first_byte=self._first_byte,
-            usage=usage(self._watch.tail),
+            usage=usage(self._watch.evidence),
             bytes_out=self._sent,
             output=self._output(),
         )
@@ -342,7 +356,7 @@ class Attempt:
             return self._outcome
         self._abort_exchange()
         if self._streaming and self._watch.done:
-            return self._succeeded(self._watch.tail)
+            return self._succeeded(self._watch.evidence)
         if self._committed and self._watch.failed:
             return self._failed_in_band()
         left = self._failed(FailureReason.CLIENT_LEFT, "the client closed the connection")

@@ -8,18 +8,20 @@ from supervisord.core.queue import QueuePolicy
 from supervisord.core.routing import Route
 from supervisord.engine.gateway import GatewayPolicy
 from supervisord.engine.sampler import MemoryLimits
+from supervisord.engine.work.backlog import BacklogPolicy
 from supervisord.ports import (
     Clock,
     Examiner,
     HealthProbe,
-    JobStore,
     KernelLog,
     MemoryProbe,
     ModelFiles,
     Notifier,
     ProcessHost,
+    Store,
     Upstream,
 )
+from supervisord.ports.outputs import OutputChecker
 from supervisord.runtimes.base import BackendSpec
 
 
@@ -33,10 +35,11 @@ class Ports:
     memory: MemoryProbe
     kernel: KernelLog
     files: ModelFiles
-    store: JobStore
+    store: Store
     upstream: Upstream
     notifier: Notifier
     examiner: Examiner | None = None
+    outputs: OutputChecker | None = None  # None: no answer can be checked against a schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ class Settings:
     default_route: str | None = None
     placement: PlacementPolicy = field(default_factory=PlacementPolicy)
     queue: QueuePolicy = field(default_factory=QueuePolicy)
+    backlog: BacklogPolicy = field(default_factory=BacklogPolicy)
     memory: MemoryLimits = field(default_factory=MemoryLimits)
     gateway: GatewayPolicy = field(default_factory=GatewayPolicy)
     drain_s: float = 60.0

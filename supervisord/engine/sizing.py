@@ -1,9 +1,9 @@
 """How many tokens a request takes, counted by a backend's own tokenizer where it matters."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from supervisord.core.errors import ContextLengthError, ProbeError
-from supervisord.core.job import Submission
+from supervisord.core.job import Job, Submission
 from supervisord.core.request import ENDPOINTS
 from supervisord.core.routing import Route
 from supervisord.core.state import Phase
@@ -56,8 +56,16 @@ class Sizing:
         asked = all_bytes // BYTES_PER_TOKEN + 1 if counted is None else counted.likely
         return asked + _answers(backends, submission, len(prompts))
 
+    async def sized(self, job: Job, route: Route, backends: list[Backend]) -> Job:
+        """The job with its size, where a backend's budget or context makes that matter. Raises ContextLengthError."""
+        if not self.needed(backends, job.submission):
+            return job
+        return replace(job, tokens=await self.tokens(route, backends, job.submission))
+
     def needed(self, backends: list[Backend], submission: Submission) -> bool:
-        """Whether `tokens` could say anything but 0. Asked for every request."""
+        """Whether `tokens` could say anything but 0. Asked for every request; of a sound nobody knows."""
+        if submission.form is not None:
+            return False
         if any(_budget(b) is not None for b in backends):
             return True
         return self._may_be_too_long(backends, len(submission.body), submission.max_tokens)
@@ -117,7 +125,7 @@ def _known(backends: list[Backend]) -> list[int]:
 
 def _answers(backends: list[Backend], submission: Submission, prompts: int) -> int:
     """Tokens of all answers together."""
-    if not ENDPOINTS[submission.endpoint].streams:
+    if not ENDPOINTS[submission.endpoint].length:
         return 0  # embeddings: the prompt is all there is
     each = submission.max_tokens or USUAL_ANSWER
     if each < 0:  # without an end, that of its context aside

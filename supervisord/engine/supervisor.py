@@ -4,30 +4,37 @@ import asyncio
 from collections.abc import Callable
 
 from supervisord.core import life
-from supervisord.core.errors import DrainingError, NotFoundError
+from supervisord.core.errors import DrainingError, InvalidRequestError
 from supervisord.core.hang import busiest
 from supervisord.core.job import FailureReason
 from supervisord.core.queue import JobQueue
 from supervisord.core.record import EventKind
 from supervisord.core.routing import Routes
-from supervisord.core.state import DOWN, Phase, Want
+from supervisord.core.state import Phase, Want
+from supervisord.core.terms import OutputCheck
 from supervisord.engine.backend import Backend
+from supervisord.engine.background.responses import Responses
+from supervisord.engine.batching.batches import Batches
+from supervisord.engine.casualties import Casualties
 from supervisord.engine.dispatcher import Dispatcher
+from supervisord.engine.fleet import Fleet
 from supervisord.engine.footprints import Footprints
 from supervisord.engine.gateway import Gateway
 from supervisord.engine.guard import Guard
 from supervisord.engine.history import History
 from supervisord.engine.incidents import Incidents
 from supervisord.engine.journal import Journal
+from supervisord.engine.permits import Permits
 from supervisord.engine.placer import Placer
 from supervisord.engine.sampler import Sampler
+from supervisord.engine.served import Served
 from supervisord.engine.settings import Ports, Settings
 from supervisord.engine.sizing import Sizing
-from supervisord.engine.stopping import RELEASE_LIMIT_S
 from supervisord.engine.tasks import Tasks
+from supervisord.engine.tries import Tries
 from supervisord.engine.watchdog import Watchdog
+from supervisord.engine.work.durable import Durable
 from supervisord.engine.world import Hooks, World
-from supervisord.runtimes.base import BackendSpec
 from supervisord.runtimes.reload import ReloadReport, changes
 
 LAST_WORDS_S = 1.0  # for requests that are ended to tell their clients
@@ -39,18 +46,22 @@ class Supervisor:
     def __init__(self, ports: Ports, settings: Settings, *, new_id: Callable[[], str]) -> None:
         self.ports = ports
         self.settings = settings
+        self.new_id = new_id
         self.started_at = ports.clock.monotonic()
         self.journal = Journal(ports.store, ports.clock)
-        self.dispatcher = Dispatcher(JobQueue(settings.queue), ports.clock)
+        self.permits = Permits()
+        self.dispatcher = Dispatcher(JobQueue(settings.queue), ports.clock, self.permits)
         self.sampler = Sampler(ports.memory, ports.clock, self.journal, settings.memory)
         self.history = History(self.sampler, ports.clock)
+        casualties = Casualties(ports.clock)
         self.incidents = Incidents(
             ports.store,
             ports.clock,
             self.journal,
             self.history,
+            casualties=casualties,
             new_id=new_id,
-            in_flight=self.dispatcher.serving,
+            in_flight=self.dispatcher.leases.serving,
         )
         self.footprints = Footprints(ports.store, ports.files, ports.clock)
         self.placer = Placer(
@@ -69,21 +80,55 @@ class Supervisor:
             placer=self.placer,
             moved=self.incidents.moved,
         )
-        self.gateway = Gateway(
+        self.tries = Tries(
             self.dispatcher,
             ports.upstream,
             ports.store,
             self.journal,
             ports.clock,
-            sizing=Sizing(ports.probe),
-            new_id=new_id,
             hardware=self.sampler.hardware,
+            broke_off=casualties.broke_off,
+            policy=settings.gateway.tries,
+        )
+        sizing = Sizing(ports.probe)
+        self.gateway = Gateway(
+            self.dispatcher,
+            self.tries,
+            ports.store,
+            self.journal,
+            ports.clock,
+            sizing=sizing,
+            new_id=new_id,
+            permits=self.permits,
             policy=settings.gateway,
         )
-        self.backends: dict[str, Backend] = {}
+        self.durable = Durable(
+            ports.store,
+            self.dispatcher,
+            self.tries,
+            self.journal,
+            ports.clock,
+            sizing=sizing,
+            outputs=ports.outputs,
+            permits=self.permits,
+            new_id=new_id,
+            policy=settings.backlog,
+        )
+        self.responses = Responses(self.durable, ports.store, ports.clock, lambda: self.tasks)
+        self.batches = Batches(
+            ports.store,
+            self.durable,
+            self.journal,
+            ports.clock,
+            new_id=new_id,
+            known=Served(self.dispatcher, self.permits).check,
+            checkable=self.check_output,
+        )
+        self.files = self.batches.files
+        self.fleet = Fleet(ports.clock)
+        self.backends = self.fleet.backends
         self._phases: dict[str, Phase] = {}
         self._stop = asyncio.Event()
-        self._changed = asyncio.Event()
         self._hurry = False
         self._loops: list[asyncio.Task[None]] = []
         self.draining = False
@@ -95,10 +140,7 @@ class Supervisor:
 
     def backend(self, name: str) -> Backend:
         """Raises NotFoundError."""
-        if name not in self.backends:
-            known = ", ".join(self.backends) or "none is configured"
-            raise NotFoundError(f'There is no backend "{name}"; there are: {known}.', param="name")
-        return self.backends[name]
+        return self.fleet.named(name)
 
     def tell_operator(self, verb: str, backend: str) -> None:
         """Record that somebody asked for something by hand."""
@@ -106,12 +148,7 @@ class Supervisor:
 
     async def wait_for(self, reached: Callable[[], bool], timeout_s: float) -> bool:
         """Whether a condition on the backends came true within `timeout_s` seconds."""
-        limit = self.ports.clock.monotonic() + timeout_s
-        while not reached():
-            if self.ports.clock.monotonic() >= limit:
-                return False
-            await self._wait_for_change(limit)
-        return True
+        return await self.fleet.reached(reached, timeout_s)
 
     async def open(self, group: asyncio.TaskGroup) -> None:
         """Open the store, clear what an earlier life left, and build the backends; nothing is started yet.
@@ -122,7 +159,7 @@ class Supervisor:
         tasks = self.tasks = Tasks(group)
         killed = await self.ports.processes.kill_leftovers()
         await self.footprints.open()
-        self._world = World(
+        world = World(
             clock=self.ports.clock,
             processes=self.ports.processes,
             probe=self.ports.probe,
@@ -141,27 +178,33 @@ class Supervisor:
             jobs_wait=lambda name: self.dispatcher.outlook.waiting_for(name).queued > 0,
             examiner=self.ports.examiner,
         )
-        self._hooks = Hooks(
+        hooks = Hooks(
             granted=self.dispatcher.granted,
             refused=self.dispatcher.refused,
-            fail=self.dispatcher.fail_leases,
+            fail=self.dispatcher.leases.fail,
             changed=self._backend_changed,
             entered=self.incidents.changed,
         )
+        self.fleet.equip(world, hooks)
         for spec in self.settings.backends:
             await self.footprints.look_at(spec)
-            self._backend_for(spec)
-        self.dispatcher.serve_with(self.backends, self.placer, self._changed.set)
+            self.fleet.add(spec)
+        self.dispatcher.serve_with(self.backends, self.placer, self.fleet.has_changed)
         self.dispatcher.route_by(Routes(self.settings.routes, self.settings.default_route))
         self.sampler.watch_over(self.backends)
         self.sampler.sampled = self._sampled
         self.guard.watch_over(self.backends)
         self.placer.watch_over(self.backends)
+        await self.durable.open(tasks)
+        await self.batches.open(tasks)
         self.journal.tell(
             EventKind.DAEMON_STARTED,
             f"started with {len(self.backends)} backends",
             backends=list(self.backends),
             abandoned_jobs=recovery.abandoned,
+            requeued_jobs=recovery.requeued,
+            given_up_jobs=recovery.given_up,
+            waiting_jobs=self.durable.waiting,
         )
         for sentence in killed:
             self.journal.tell(EventKind.ORPHANS, sentence)
@@ -182,10 +225,12 @@ class Supervisor:
             tasks.loop(self.sampler.run(), "sampler"),
             tasks.loop(self.placer.run(), "placer"),
             tasks.loop(watchdog.run(), "watchdog"),
+            tasks.loop(self.batches.run(), "batches"),
         ]
         for backend in self.backends.values():
             if backend.spec.autostart:
                 backend.post(life.StartAsked("configured to run"))
+        self.durable.start()
         self.ports.notifier.ready()
         self._tell_manager()
 
@@ -193,7 +238,7 @@ class Supervisor:
         """Begin to go down: drain, then stop. `at_once` ends a drain that is going on."""
         self._stop.set()
         self._hurry = self._hurry or at_once
-        self._changed.set()
+        self.fleet.has_changed()
 
     async def run_until_stopped(self) -> None:
         """Returns once somebody asked to stop."""
@@ -216,7 +261,8 @@ class Supervisor:
         self.sampler.limit_by(settings.memory)
         self.gateway.serve_by(settings.gateway)
         self.placer.policy = settings.placement
-        added = [self._backend_for(spec) for spec in made.added]
+        self.durable.backlog.policy = settings.backlog
+        added = [self.fleet.add(spec) for spec in made.added]
         self.dispatcher.route_by(Routes(settings.routes, settings.default_route))
         for spec in made.adjusted:
             self.backends[spec.name].reconfigure(spec, restart=False)
@@ -227,30 +273,34 @@ class Supervisor:
                 backend.post(life.StartAsked("added to the configuration"))
         for spec in made.removed:
             self.backends[spec.name].post(life.StopAsked("removed from the configuration", Want.DOWN))
-            self.tasks.bounded(self._forget(self.backends[spec.name]), f"forget {spec.name}")
+            self.tasks.bounded(self.fleet.forget(self.backends[spec.name], self._configured), f"forget {spec.name}")
         self.placer.touch()
+        self.durable.backlog.touch()
         return ReloadReport.of(made)
 
-    def _backend_for(self, spec: BackendSpec) -> Backend:
-        """A new backend; or one that was removed and has not ended yet, to come back as described now."""
-        leaving = self.backends.get(spec.name)
-        if leaving is not None:
-            leaving.reconfigure(spec, restart=True)
-            leaving.post(life.Readmitted("it is back in the configuration"))
-            return leaving
-        made = self.backends[spec.name] = Backend(spec, self._world, self._hooks)
-        return made
+    def _configured(self) -> set[str]:
+        return {spec.name for spec in self.settings.backends}
 
-    async def _forget(self, backend: Backend) -> None:
-        """Let a backend that is no longer configured finish, then drop it. One that was added again is another."""
-        limit = self.ports.clock.monotonic() + self._longest_stop() + RELEASE_LIMIT_S
-        while backend.state.phase not in DOWN and self.ports.clock.monotonic() < limit:
-            await self._wait_for_change(limit)
-        if backend.state.phase not in DOWN:
-            return  # it cannot be killed: it goes on being shown for what it is
-        if self.backends.get(backend.name) is backend and backend.name not in {s.name for s in self.settings.backends}:
-            del self.backends[backend.name]
-            backend.close()
+    # --- the queue ---------------------------------------------------------------------------------------------------
+
+    def pause_queue(self, why: str = "an operator paused the queue") -> None:
+        """Begin nothing, of whomever, until `resume_queue` or the next start of the daemon; what runs goes on."""
+        if self.dispatcher.held != why:
+            self.dispatcher.hold(why)
+            self.journal.tell(EventKind.DISPATCH_PAUSED, f"nothing is dispatched: {why}")
+
+    def resume_queue(self) -> None:
+        """Begin again what waits."""
+        if self.dispatcher.held:
+            self.dispatcher.hold("")
+            self.journal.tell(EventKind.DISPATCH_RESUMED, "an operator resumed the queue")
+            self.durable.backlog.touch()
+
+    async def check_output(self, check: OutputCheck, endpoint: str, request: bytes, client: str) -> None:
+        """Raises InvalidRequestError where an answer to `request` of `client` could not be checked as asked."""
+        if self.ports.outputs is None:
+            raise InvalidRequestError("This daemon cannot check answers.", param="validate_output")
+        await self.ports.outputs.accepts(check, endpoint, request, client)
 
     # --- going down --------------------------------------------------------------------------------------------------
 
@@ -262,66 +312,53 @@ class Supervisor:
             EventKind.DAEMON_STOPPING,
             f"going down: {self.dispatcher.in_flight} requests in flight, {len(self.dispatcher.queue)} waiting",
         )
-        self.gateway.closed = "The daemon is going down and takes no new work."
-        self.dispatcher.refuse_all(DrainingError(self.gateway.closed, retry_after_s=5))
+        self.tries.closed = "The daemon is going down and takes no new work."
+        self.durable.stop(self.tries.closed)
+        self.dispatcher.refuse_all(DrainingError(self.tries.closed, retry_after_s=5))
         limit = self.ports.clock.monotonic() + self.settings.drain_s
         while self.dispatcher.in_flight and self.ports.clock.monotonic() < limit and not self._hurry:
-            await self._wait_for_change(limit)
+            await self.fleet.change(limit)
         for backend in self.backends.values():
-            self.dispatcher.fail_leases(
+            self.dispatcher.leases.fail(
                 backend.name, backend.state.generation, FailureReason.DRAINING, "the daemon is going down"
             )
         limit = self.ports.clock.monotonic() + LAST_WORDS_S
         while self.dispatcher.in_flight and self.ports.clock.monotonic() < limit:
-            await self._wait_for_change(limit)
+            await self.fleet.change(limit)
+        await self.durable.close()
 
     async def stop(self) -> None:
         """Stop every backend and wait until nothing of them is left."""
-        for backend in self.backends.values():
-            backend.post(life.StopAsked("the daemon is going down", Want.DOWN))
-        limit = self.ports.clock.monotonic() + self._longest_stop()
-        while any(not _is_down(b) for b in self.backends.values()) and self.ports.clock.monotonic() < limit:
-            await self._wait_for_change(limit)
+        await self.fleet.stop()
 
     async def close(self) -> None:
         """End what watches, kill what is left of any process, commit every record."""
+        await self.durable.close()
         for loop in self._loops:
             loop.cancel()
         self.placer.close()
         self.incidents.close()
-        for backend in self.backends.values():
-            backend.close()
+        self.fleet.close()
         await self.ports.processes.close()
         self.tasks.close()
         await self.ports.upstream.close()
         await self.ports.probe.close()
+        if self.ports.outputs is not None:
+            await self.ports.outputs.close()
         self.ports.memory.close()
         await self.ports.store.close()
-
-    def _longest_stop(self) -> float:
-        return max(
-            (b.spec.life.drain_s + b.spec.life.term_s + b.spec.life.kill_s + 5.0 for b in self.backends.values()),
-            default=0.0,
-        )
-
-    async def _wait_for_change(self, limit: float) -> None:
-        self._changed.clear()
-        try:
-            async with asyncio.timeout(max(0.0, min(1.0, limit - self.ports.clock.monotonic()))):
-                await self._changed.wait()
-        except TimeoutError:
-            return
 
     # --- telling -----------------------------------------------------------------------------------------------------
 
     def _backend_changed(self, name: str) -> None:
-        self._changed.set()
+        self.fleet.has_changed()
         backend = self.backends.get(name)
         if backend is None:
             return
         if backend.state.phase is Phase.STOPPING and backend.generation is not None:
             self.ports.upstream.forget(backend.generation.address)
         self.dispatcher.pump()
+        self.durable.backlog.touch()
         if self._phases.get(name) is backend.state.phase:
             self.placer.touch()
         else:  # it may have taken memory, or given some back
@@ -348,7 +385,3 @@ class Supervisor:
                 if log.degraded:
                     problems.append(f"log of {backend.name}: {log.degraded}")
         return problems
-
-
-def _is_down(backend: Backend) -> bool:
-    return backend.state.phase in DOWN or backend.state.phase is Phase.UNKILLABLE

@@ -2,23 +2,29 @@
 
 from dataclasses import dataclass, replace
 
-from supervisord.core.poison import DEADLY, Death, cause_of, is_poison, lives
+from supervisord.core.poison import DEADLY, Death, cause_of, is_innocent, is_poison, lives, suspicion
 from supervisord.engine.backend import Backend
 from supervisord.engine.outcome import AttemptOutcome
 from supervisord.engine.tickets import Lease
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Fall:
     backend: Backend
     before: Death  # as it was known when the attempt ended
+    told: Death | None = None  # with its cause: its backend forgets that when it goes down once more
 
     @property
     def death(self) -> Death:
         """With its cause, as soon as that has been told; until then its process seems to live."""
+        if self.told is not None:
+            return self.told
         state, number = self.backend.state, self.before.generation
         cause = cause_of(state, number)
-        return replace(self.before, cause=None if cause is None else cause.kind, lives=lives(state, number))
+        if cause is None:
+            return replace(self.before, lives=lives(state, number))
+        self.told = replace(self.before, cause=cause.kind)
+        return self.told
 
 
 class Suspicion:
@@ -36,6 +42,11 @@ class Suspicion:
         death = Death(backend.name, lease.generation.number, outcome.reason, others=others, proven=proven)
         self._falls.append(_Fall(backend, death))
 
+    def look(self) -> None:
+        """Keep what is told of them now: it may be the last moment."""
+        for fall in self._falls:
+            _ = fall.death
+
     @property
     def is_enough(self) -> bool:
         """Whether the job is poison, by what is known now: a process that lives has not gone down."""
@@ -52,7 +63,22 @@ class Suspicion:
         return all(fall.death.cause is not None for fall in self._falls)
 
     @property
+    def pardon(self) -> float:
+        """How many of them are not to be held against the job, who may have been in company: each in part, or whole."""
+        return sum(1.0 - _held_against(fall.death) for fall in self._falls)
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether any of them may be the job's doing."""
+        return any(not is_innocent(fall.death) for fall in self._falls)
+
+    @property
     def words(self) -> str:
         """What the job did, for its client and its record."""
         names = " and ".join(f"{fall.backend.name} (generation {fall.before.generation})" for fall in self._falls)
         return f"The backends went down under this job, one after the other: {names}. It is not tried again."
+
+
+def _held_against(death: Death) -> float:
+    """A server that lives has cut this one job off: that is a failure like any other."""
+    return 1.0 if death.lives else suspicion(death)

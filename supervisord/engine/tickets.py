@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from supervisord.core.job import FailureReason, Job
-from supervisord.core.queue import Key
+from supervisord.core.turns import Key
 from supervisord.engine.backend import Backend
 from supervisord.engine.generation import Generation
 
@@ -35,11 +35,11 @@ class Ticket:
 
 
 def retried(job: Job, failed_on: str, expires: float) -> Job:
-    """The job as it goes back into the queue after an attempt: started it was, so it may wait anew until `expires`."""
-    return replace(
-        job,
-        attempts=job.attempts + 1,
-        avoid=job.avoid | {failed_on},
-        expires=max(job.expires, expires),
-        expiry_reason=FailureReason.QUEUE_TIMEOUT,
-    )
+    """The job as it goes back into the queue after an attempt: started it was, so it may wait anew until `expires`.
+
+    A durable one is to be done by its deadline, started or not.
+    """
+    again = replace(job, attempts=job.attempts + 1, avoid=job.avoid | {failed_on})
+    if job.durable:
+        return again
+    return replace(again, expires=max(job.expires, expires), expiry_reason=FailureReason.QUEUE_TIMEOUT)

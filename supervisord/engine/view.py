@@ -47,8 +47,10 @@ def _queue(supervisor: Supervisor, now: float) -> View:
     queue = supervisor.dispatcher.queue
     oldest = queue.oldest()
     return {
-        "depth": len(queue),
+        "depth": queue.depth,
         "limit": queue.limit,
+        "backlog": supervisor.durable.waiting,
+        "backlog_limit": supervisor.durable.backlog.policy.limit,
         "oldest_s": None if oldest is None else now - oldest,
         "paused": supervisor.dispatcher.paused_reason(),
         "in_flight": supervisor.dispatcher.in_flight,

@@ -32,10 +32,12 @@ from supervisord.ports.sensors import (
 )
 from supervisord.ports.service import Notifier
 from supervisord.ports.time import Clock, Timer
+from supervisord.ports.work import BackupReport, Page, Store, WorkStore
 
 __all__ = [
     "ON_DISK",
     "RUNNING",
+    "BackupReport",
     "Client",
     "Clock",
     "DayCounts",
@@ -52,6 +54,7 @@ __all__ = [
     "MemoryProbe",
     "ModelFiles",
     "Notifier",
+    "Page",
     "ProcessEvents",
     "ProcessFinding",
     "ProcessHost",
@@ -59,6 +62,7 @@ __all__ = [
     "Processors",
     "Receiver",
     "Recovery",
+    "Store",
     "StoreState",
     "StoredEvent",
     "StoredJob",
@@ -66,4 +70,5 @@ __all__ = [
     "Upstream",
     "UpstreamFault",
     "UpstreamRequest",
+    "WorkStore",
 ]

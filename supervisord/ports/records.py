@@ -16,6 +16,9 @@ class JobFilter:
     since: float | None = None  # seconds since the epoch
     after: str | None = None  # a job id: only older ones, newest first
     limit: int = 50
+    origin: str | None = None  # of durable jobs
+    batch: str | None = None
+    client: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +33,23 @@ class IncidentFilter:
 
 @dataclass(frozen=True, slots=True)
 class StoredJob:
-    """A job with all that became of it."""
+    """A job with all that became of it.
+
+    `attempt` is the number of its latest try, over or not, 0: none; it may have left no record. `backend` is where that
+    one is, or was. Of a durable job: `failures` is how many of its tries count against its `max_attempts`,
+    `interruptions` how often the daemon died under it, `detail` why it waits again.
+    """
 
     job: JobRecord
     status: str
     result: JobResult | None
     attempts: tuple[AttemptRecord, ...] = ()
+    attempt: int = 0
+    failures: int = 0
+    interruptions: int = 0
+    started_at: float | None = None  # seconds since the epoch, of the first try
+    backend: str | None = None
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +75,8 @@ class Recovery:
     """What opening the store found of an earlier life."""
 
     abandoned: int = 0  # synchronous jobs whose client died with the daemon
+    requeued: int = 0  # durable jobs that were in flight then: they run again
+    given_up: int = 0  # durable jobs that were in flight at too many deaths of the daemon
     jobs_total: int = 0
     notes: tuple[str, ...] = field(default_factory=tuple)
 
@@ -81,14 +97,21 @@ class JobStore(Protocol):
         """Open, migrate, check, recover. Raises StateFolderError."""
         ...
 
-    def put_job(self, job: JobRecord) -> None: ...
+    def put_job(self, job: JobRecord) -> None:
+        """A job that its client waits for. One with terms is taken by `WorkStore.accept`; here it is a ValueError."""
+        ...
 
-    def put_attempt_started(self, job_id: str, number: int, backend: str, generation: int) -> None: ...
+    def put_attempt_started(self, job_id: str, number: int, backend: str, generation: int) -> None:
+        """Does nothing where the job has ended, or this attempt or a later one has begun."""
+        ...
 
     def put_attempt(self, attempt: AttemptRecord) -> None: ...
 
     def put_result(self, result: JobResult) -> None:
-        """Final: a job that has a result keeps its first one."""
+        """Final: a job that has a result keeps its first one; that of an attempt before the present changes nothing.
+
+        Of a durable job the answer is kept whatever is configured for the others; its request is dropped then.
+        """
         ...
 
     def put_event(self, event: EventRecord) -> None: ...
@@ -117,8 +140,8 @@ class JobStore(Protocol):
         """Everything handed over before is durable on return."""
         ...
 
-    async def job(self, job_id: str) -> StoredJob | None:
-        """By full id or unambiguous prefix."""
+    async def job(self, job_id: str, *, bodies: bool = True) -> StoredJob | None:
+        """By full id or unambiguous prefix. `bodies`: with its request and its answer, however long they are."""
         ...
 
     async def jobs(self, wanted: JobFilter) -> Sequence[StoredJob]: ...

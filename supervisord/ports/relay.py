@@ -22,7 +22,7 @@ class UpstreamRequest:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamFault:
-    """Why an exchange broke off. `kind`: connect, reset, eof, protocol, idle."""
+    """Why an exchange broke off. `kind`: connect, reset, eof, protocol, idle; internal: its receiver raised."""
 
     kind: str
     detail: str

@@ -20,9 +20,9 @@ def asked(authority: str = "", **headers: str) -> Request:
     "host", ["localhost", "LOCALHOST.:80", "127.0.0.1:8080", "127.1.2.3", "[::1]:80", "workstation.lan", "192.0.2.7:1"]
 )
 def test_names_of_this_machine(host: str) -> None:
-    DOOR.check(asked(host=host))
-    DOOR.check(asked(host=host, origin=f"http://{host}"))
-    DOOR.check(asked(host, host=host))
+    DOOR.admit(asked(host=host))
+    DOOR.admit(asked(host=host, origin=f"http://{host}"))
+    DOOR.admit(asked(host, host=host))
 
 
 @pytest.mark.parametrize(
@@ -30,20 +30,20 @@ def test_names_of_this_machine(host: str) -> None:
 )
 def test_names_of_others(host: str) -> None:
     with pytest.raises(ForbiddenHostError):
-        DOOR.check(asked(host=host))
+        DOOR.admit(asked(host=host))
     if host:
         with pytest.raises(ForbiddenHostError, match=re.escape(f'"{host}", the host in the target')):
-            DOOR.check(asked(host, host="localhost"))
+            DOOR.admit(asked(host, host="localhost"))
 
 
 def test_no_host_at_all() -> None:
     with pytest.raises(ForbiddenHostError):
-        DOOR.check(asked())
+        DOOR.admit(asked())
 
 
 @pytest.mark.parametrize("origin", ["null", "http://evil.example", "http://[::1", "", "http://localhost.evil.example"])
 def test_pages_of_others(origin: str) -> None:
     with pytest.raises(ForbiddenOriginError):
-        DOOR.check(asked(host="localhost", origin=origin))
+        DOOR.admit(asked(host="localhost", origin=origin))
     with pytest.raises(ForbiddenOriginError):
-        DOOR.check(asked(host="localhost", sec_fetch_site="cross-site"))
+        DOOR.admit(asked(host="localhost", sec_fetch_site="cross-site"))

@@ -4,7 +4,7 @@ import asyncio
 import os
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from supervisord.config.model import Configuration
 from supervisord.config.places import Surroundings
 from supervisord.config.problem import InvalidConfigurationError
 from supervisord.core.errors import ConfigurationError, DrainingError
+from supervisord.core.keys import Key
 from supervisord.core.record import EventKind, EventRecord
 from supervisord.engine.journal import Journal
 from supervisord.engine.settings import Settings
@@ -99,6 +100,25 @@ class StepClock(LoopClock):
         return seconds
 
 
+class Border:
+    """Takes every set of keys."""
+
+    def __init__(self) -> None:
+        self.enforced: list[Sequence[Key]] = []
+        self.refuses = ""
+
+    def check(self, keys: Sequence[Key]) -> None:
+        del keys
+        if self.refuses:
+            raise ConfigurationError(self.refuses)
+
+    def differs(self, keys: Sequence[Key]) -> bool:
+        return tuple(keys) != tuple(self.enforced[-1] if self.enforced else ())
+
+    def enforce(self, keys: Sequence[Key]) -> None:
+        self.enforced.append(keys)
+
+
 class House:
     """A reloader that runs on a file, and everything around it."""
 
@@ -107,7 +127,8 @@ class House:
         self.engine = Engine(reload.engine_settings(running))
         self.manager = Manager()
         self.clock = StepClock()
-        self.reloader = Reloader(running, self.engine, self.manager, self.clock)
+        self.border = Border()
+        self.reloader = Reloader(running, self.engine, self.manager, self.clock, self.border)
         self.running: asyncio.Task[None] | None = None
 
     def write(self, text: str) -> None:
@@ -237,7 +258,9 @@ class TestRefusals:
         assert house.engine.events()[0].message.endswith("nothing was changed")
 
     async def test_built_in_defaults(self, house):
-        reloader = Reloader(replace(loaded(house.path), source=""), house.engine, house.manager, house.clock)
+        reloader = Reloader(
+            replace(loaded(house.path), source=""), house.engine, house.manager, house.clock, house.border
+        )
         async with asyncio.TaskGroup() as group:
             running = group.create_task(reloader.run())
             with pytest.raises(ConfigurationError, match="built-in defaults are in force"):

@@ -9,7 +9,10 @@ from supervisord.config.parse import parse
 from supervisord.config.problem import InvalidConfigurationError, Problem
 from tests.fakes.config_problems import AROUND, problems
 
-NOT_LOOPBACK = "is not loopback, and there are no passwords; use 127.0.0.1, with an authenticating proxy in front"
+NOT_LOOPBACK = (
+    "is not loopback, and there are no keys: whoever reaches it could use the models; "
+    "use 127.0.0.1, or name who may in keys"
+)
 MANY = """\
 listen: 0.0.0.0:8411
 backends:

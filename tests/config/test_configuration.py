@@ -31,9 +31,10 @@ allowed_hosts: [Workstation.LAN, box.]
 state_dir: state
 control: {socket: ~/c.sock, group: llm}
 log: {level: debug, format: json, dir: /var/log/llm, max_size: 1MiB, keep: 0}
-limits: {body: 1MiB, header_timeout: 1s, body_timeout: 2s, idle_timeout: 3s, connections: 4, client_stall: 5s}
-queue: {limit: 6, timeout: 7s, aging: {normal: 8s, batch: 9s}}
-store: {prompts: full, retention: 2d}
+limits:
+  {body: 1MiB, upload: 2MiB, header_timeout: 1s, body_timeout: 2s, idle_timeout: 3s, connections: 4, client_stall: 5s}
+queue: {limit: 6, backlog: 60, timeout: 7s, aging: {normal: 8s, batch: 9s}}
+store: {prompts: full, retention: 2d, answers: 1h, max_size: 1GiB}
 memory:
   vram: {reserve: 1GiB, tight: {free: 512MiB, ratio: 7%}, critical: {free: 0B}, leave_factor: 2, leave_after: 1s}
   host:
@@ -96,9 +97,9 @@ def test_every_setting_arrives() -> None:
     assert held.state_dir == "/srv/conf/state"
     assert (held.control_socket, held.control_group) == ("/home/ada/c.sock", "llm")
     assert dataclasses.astuple(held.log) == (LogLevel.DEBUG, LogFormat.JSON, "/var/log/llm", 2**20, 0)
-    assert dataclasses.astuple(held.limits) == (2**20, 1, 2, 3, 4, 5)
-    assert dataclasses.astuple(held.queue) == (6, 7, 8, 9)
-    assert dataclasses.astuple(held.store) == (PromptStorage.FULL, 172_800)
+    assert dataclasses.astuple(held.limits) == (2**20, 2**21, 1, 2, 3, 4, 5)
+    assert dataclasses.astuple(held.queue) == (6, 60, 7, 8, 9)
+    assert dataclasses.astuple(held.store) == (PromptStorage.FULL, 172_800, 3600, 2**30)
     assert held.memory.vram == VramLimits(2**30, 512 * 2**20, 0.07, 0, 2.0, 1.0)
     assert held.memory.host == HostLimits(0.2, 7.0, 5e6, 50.0, 3.0, 4.0)
     assert (held.memory.host_reserve, held.memory.host_limit) == (3 * 2**30, 48 * 2**30)

@@ -10,7 +10,10 @@ from supervisord.config.problem import InvalidConfigurationError
 from tests.fakes.config_example import uncommented
 
 AROUND = Surroundings(
-    {"A": "1", "B": "x" * 50, "CLOUD_KEY": "sk-1"}, "/home/ada", root=False, folder="/etc/llm-supervisord"
+    {"A": "1", "B": "x" * 50, "CLOUD_KEY": "sk-1", "EDITOR_KEY": "0123456789abcdef"},
+    "/home/ada",
+    root=False,
+    folder="/etc/llm-supervisord",
 )
 # Live settings instead of comments: mutations should hit what is read.
 LIVE = "\n".join(line for line in uncommented().splitlines() if line.strip() and not line.lstrip().startswith("#"))

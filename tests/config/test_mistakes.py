@@ -59,7 +59,11 @@ def test_an_unknown_setting(text: str, where: str, message: str, line: int) -> N
 
 # --- values ----------------------------------------------------------------------------------------------------------
 
-NOT_LOOPBACK = "is not loopback, and there are no passwords; use 127.0.0.1, with an authenticating proxy in front"
+NOT_LOOPBACK = (
+    "is not loopback, and there are no keys: whoever reaches it could use the models; "
+    "use 127.0.0.1, or name who may in keys"
+)
+NOT_HOST = "is not an IP address; use 127.0.0.1, or the address of a network interface"
 NOT_ADDRESS = "is not an address; write host:port, such as 127.0.0.1:8411"
 
 
@@ -70,7 +74,7 @@ NOT_ADDRESS = "is not an address; write host:port, such as 127.0.0.1:8411"
         ("listen: 192.168.1.5:8411", "listen", f'"192.168.1.5" {NOT_LOOPBACK}'),
         ("listen: '[::]:8411'", "listen", f'"::" {NOT_LOOPBACK}'),
         ("listen: '[::ffff:127.0.0.1]:8411'", "listen", f'"::ffff:127.0.0.1" {NOT_LOOPBACK}'),
-        ("listen: localhost.evil.example:1", "listen", f'"localhost.evil.example" {NOT_LOOPBACK}'),
+        ("listen: localhost.evil.example:1", "listen", f'"localhost.evil.example" {NOT_HOST}'),
         ("listen: 8411", "listen", f'"8411" {NOT_ADDRESS}'),
         ("listen: 127.0.0.1", "listen", f'"127.0.0.1" {NOT_ADDRESS}'),
         ("listen: 127.0.0.1:65536", "listen", f'"127.0.0.1:65536" {NOT_ADDRESS}'),

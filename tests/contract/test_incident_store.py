@@ -1,40 +1,14 @@
 """What every JobStore promises of incidents: the one on disk and the one that stands in for it in tests."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import fields, replace
-from pathlib import Path
 
 import pytest
 
-from supervisord.adapters.store import SqliteStore
 from supervisord.core.errors import ConflictError, InvalidRequestError, StoreUnavailableError
 from supervisord.core.incident import Cost, Incident, IncidentKind
 from supervisord.ports import IncidentFilter, JobStore
 from tests.fakes.records import an_event, an_incident, incident_id
-from tests.fakes.store import MemoryStore
-
-
-@pytest.fixture(params=["sqlite", "memory"])
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def make(kind: str, tmp_path: Path) -> Callable[[], JobStore]:
-    def made() -> JobStore:
-        if kind == "memory":
-            return MemoryStore()
-        return SqliteStore(tmp_path / "jobs.db", keep_bodies=True, retention_s=None, now=lambda: 2000.0)
-
-    return made
-
-
-@pytest.fixture
-async def store(make: Callable[[], JobStore]) -> AsyncIterator[JobStore]:
-    store = make()
-    await store.open()
-    yield store
-    await store.close()
 
 
 def bare(incident: Incident) -> Incident:
@@ -143,10 +117,12 @@ async def test_a_limit_out_of_range_is_refused(store: JobStore, limit: int) -> N
         await store.incidents(IncidentFilter(limit=limit))
 
 
-async def test_incidents_are_known_in_a_later_life(kind: str, make: Callable[[], JobStore], store: JobStore) -> None:
+async def test_incidents_are_known_in_a_later_life(
+    kind: str, make: Callable[[bool], JobStore], store: JobStore
+) -> None:
     store.put_incident(an_incident(1))
     await store.close()
-    later = store if kind == "memory" else make()
+    later = store if kind == "memory" else make(True)
     await later.open()
     try:
         assert await later.incident("inc") == an_incident(1)

@@ -1,58 +1,14 @@
 """What every JobStore promises: the one on disk and the one that stands in for it in tests."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 
 import pytest
 
-from supervisord.adapters.store import SqliteStore
 from supervisord.core.errors import ConflictError, InvalidRequestError, StateFolderError, StoreUnavailableError
 from supervisord.core.job import FailureReason, JobStatus
 from supervisord.core.record import EventKind
 from supervisord.ports import DayCounts, JobFilter, JobStore
 from tests.fakes.records import a_footprint, a_job, a_result, an_attempt, an_event, job_id
-from tests.fakes.store import MemoryStore
-
-NOW = 2000.0
-
-
-@pytest.fixture(params=["sqlite", "memory"])
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def clock() -> list[float]:
-    """Its one item is the time."""
-    return [NOW]
-
-
-@pytest.fixture
-def make(kind: str, tmp_path: Path, clock: list[float]) -> Callable[[bool], JobStore]:
-    def made(keep_bodies: bool) -> JobStore:
-        if kind == "memory":
-            return MemoryStore(keep_bodies=keep_bodies, now=lambda: clock[0])
-        return SqliteStore(tmp_path / "jobs.db", keep_bodies=keep_bodies, retention_s=None, now=lambda: clock[0])
-
-    return made
-
-
-@pytest.fixture
-async def store(make: Callable[[bool], JobStore]) -> AsyncIterator[JobStore]:
-    store = make(True)
-    recovery = await store.open()
-    assert (recovery.abandoned, recovery.jobs_total) == (0, 0)
-    yield store
-    await store.close()
-
-
-@pytest.fixture
-async def store_without_bodies(make: Callable[[bool], JobStore]) -> AsyncIterator[JobStore]:
-    store = make(False)
-    await store.open()
-    yield store
-    await store.close()
-
 
 # --- the life of a job -----------------------------------------------------------------------------------------------
 
@@ -85,6 +41,9 @@ async def test_a_whole_life_is_read_back_as_it_was_put(store: JobStore, apart: b
     found = await store.job(job.id)
     assert found is not None
     assert (found.job, found.status, found.result, found.attempts) == (job, "done", result, (first, second))
+    bare = await store.job(job.id, bodies=False)
+    (listed,) = await store.jobs(JobFilter())
+    assert bare == listed, "as it is listed"
 
 
 @pytest.mark.parametrize("apart", [False, True], ids=["in one group", "in groups of their own"])

@@ -11,14 +11,13 @@ from supervisord.core.answer import (
     TAIL_BYTES,
     Refusal,
     StreamWatch,
-    error_event,
     error_kind,
     error_message,
-    has_error_event,
     refusal,
     usage,
     without_usage,
 )
+from supervisord.core.dialect import Dialect, error_event, fails
 from supervisord.core.job import FailureReason
 from supervisord.core.record import Usage
 
@@ -54,14 +53,14 @@ def test_success_is_no_refusal(status: int) -> None:
         (400, VLLM_TOO_LONG, FailureReason.CONTEXT_LENGTH_EXCEEDED, False),
         (400, VLLM_ENGINE_TOO_LONG, FailureReason.CONTEXT_LENGTH_EXCEEDED, False),
         (400, OPENAI_TOO_LONG, FailureReason.CONTEXT_LENGTH_EXCEEDED, False),
-        (404, b"", FailureReason.REQUEST_REJECTED, False),
+        (404, b"", FailureReason.ENDPOINT_MISSING, True),
         (429, b"", FailureReason.BACKEND_BUSY, True),
         (500, b'{"error":{"message":"Compute error."}}', FailureReason.BACKEND_ERROR, True),
         (500, TOO_LONG, FailureReason.BACKEND_ERROR, True),
         (401, b"", FailureReason.REQUEST_REJECTED, False),
         (409, b"", FailureReason.REQUEST_REJECTED, False),
         (499, b"", FailureReason.REQUEST_REJECTED, False),
-        (501, b"", FailureReason.BACKEND_ERROR, True),
+        (501, b"", FailureReason.ENDPOINT_MISSING, True),
         (505, b"", FailureReason.BACKEND_ERROR, True),
         (507, b"", FailureReason.BACKEND_ERROR, True),
         (529, b"", FailureReason.BACKEND_BUSY, True),
@@ -75,7 +74,7 @@ def test_refusals(status: int, body: bytes, reason: FailureReason, retriable: bo
     assert refusal(status, body) == Refusal(reason, retriable)
 
 
-@pytest.mark.parametrize("status", [401, 402, 403, 404, 408, 500, 501, 502, 504, 520, 522, 530])
+@pytest.mark.parametrize("status", [401, 402, 403, 404, 408, 500, 502, 504, 520, 522, 530])
 def test_what_a_service_elsewhere_says_of_our_account_another_backend_need_not_say(status: int) -> None:
     assert refusal(status, b"{}", elsewhere=True) == Refusal(FailureReason.BACKEND_ERROR, retriable=True)
 
@@ -165,6 +164,43 @@ def test_no_bytes_break_it(junk: bytes, start: bytes) -> None:
     refusal(500, start + junk)
 
 
+ANTHROPIC = (
+    b'{"type":"message","content":[{"type":"text","text":"x"}],'
+    b'"usage":{"cache_creation_input_tokens":2,"cache_read_input_tokens":8,"input_tokens":5,"output_tokens":4}}'
+)
+START = (
+    b'event: message_start\ndata: {"type":"message_start","message":{"usage":{"cache_read_input_tokens":8,'
+    b'"input_tokens":5,"output_tokens":0}}}\n\n'
+)
+DELTA = b'event: content_block_delta\ndata: {"type":"content_block_delta","delta":{"text":"word "}}\n\n'
+END = b'event: message_delta\ndata: {"delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":4}}\n\n'
+STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+
+
+def test_usage_of_anthropics_counts_the_cached_part_apart() -> None:
+    assert usage(ANTHROPIC) == Usage(tokens_in=15, tokens_cached=8, tokens_out=4)
+    assert usage(b'{"usage":{"cache_creation_input_tokens":2,"input_tokens":5}}') == Usage(tokens_in=7)
+    assert usage(START + END + STOP) == Usage(tokens_in=13, tokens_cached=8, tokens_out=4)
+    assert usage(END + STOP) == Usage(tokens_out=4)
+
+
+def test_usage_of_responses() -> None:
+    told = b'{"usage":{"input_tokens":13,"output_tokens":4,"input_tokens_details":{"cached_tokens":8}}}'
+    assert usage(told) == Usage(tokens_in=13, tokens_cached=8, tokens_out=4)
+
+
+def test_usage_of_a_long_stream_of_anthropics_is_whole() -> None:
+    watch = StreamWatch(Dialect.MESSAGES)
+    for event in (START, *[DELTA] * 1000, END, STOP):
+        watch.feed(event)
+    assert START not in watch.tail
+    assert usage(watch.evidence) == Usage(tokens_in=13, tokens_cached=8, tokens_out=4)
+    assert watch.done
+    short = StreamWatch(Dialect.MESSAGES)
+    short.feed(START + END + STOP)
+    assert short.evidence == short.tail
+
+
 # --- what an error says ----------------------------------------------------------------------------------------------
 
 
@@ -204,9 +240,9 @@ def test_an_error_that_says_much_is_cut() -> None:
 
 
 def test_an_error_event_of_ours_is_one_that_we_would_notice() -> None:
-    event = error_event("The answer was cut\n\noff: ü", "backend_error", "backend_died")
+    event = error_event(Dialect.CHAT, "The answer was cut\n\noff: ü", "backend_error", "backend_died")
 
-    assert has_error_event(event)
+    assert fails(Dialect.CHAT, event)
     assert event.count(b"\n\n") == 1
     assert event.endswith(b"\n\n")
     assert json.loads(event.removeprefix(b"data: ")) == {
@@ -440,3 +476,48 @@ def test_a_server_without_its_engine_is_not_asked_again() -> None:
     other = refusal(500, b'{"error":{"message":"Compute error."}}')
     assert other is not None
     assert other.reason is FailureReason.BACKEND_ERROR
+
+
+# --- the other dialects ----------------------------------------------------------------------------------------------
+
+COMPLETED = b'event: response.completed\ndata: {"response":{"output":[{"text":"%b"}],"usage":{"input_tokens":3}}}\n\n'
+
+
+def test_a_last_event_that_is_longer_than_what_is_held_back() -> None:
+    event = COMPLETED % (b"x" * 3 * StreamWatch.HOLD_LIMIT)
+    watch = StreamWatch(Dialect.RESPONSES)
+    parts = [event[at : at + 200_000] for at in range(0, len(event), 200_000)]
+    for part in parts[:-1]:
+        watch.feed(part)
+    assert not watch.done, "it is not whole yet"
+    watch.feed(parts[-1])
+    assert watch.done
+    assert usage(watch.evidence) == Usage(tokens_in=3)
+
+
+def test_a_last_event_that_is_cut_off_is_no_end() -> None:
+    watch = StreamWatch(Dialect.RESPONSES)
+    watch.feed((COMPLETED % b"x")[:-20])
+    watch.rest()
+    assert not watch.done
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (501, b'{"error":{"message":"This server does not support reranking"}}'),
+        (404, b'{"error":{"message":"File Not Found","type":"not_found_error","code":404}}'),
+        (404, b'{"detail":"Not Found"}'),
+        (405, b'{"detail":"Method Not Allowed"}'),
+        (404, b"404 page not found"),
+        (404, b""),
+    ],
+)
+def test_a_backend_that_lacks_the_endpoint(status: int, body: bytes) -> None:
+    wanted = Refusal(FailureReason.ENDPOINT_MISSING, retriable=True)
+    assert refusal(status, body) == refusal(status, body, elsewhere=True) == wanted
+
+
+def test_a_model_that_is_not_there_is_no_missing_endpoint() -> None:
+    told = b'{"error":{"message":"The model `x` does not exist.","type":"NotFoundError","code":404}}'
+    assert refusal(404, told) == Refusal(FailureReason.REQUEST_REJECTED, retriable=False)

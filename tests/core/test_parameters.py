@@ -181,3 +181,29 @@ def test_every_member_ends_up_as_configured(
         written = None if name in out else body.get(name)
         expected = 1 if name in put else 2 if written is None and name in fill else written
         assert told.get(name) == expected
+
+
+# --- the other endpoints ---------------------------------------------------------------------------------------------
+
+RESPONSES, MESSAGES, COUNT = "/v1/responses", "/v1/messages", "/v1/messages/count_tokens"
+
+
+def test_a_missing_limit_is_filled_in_under_the_name_it_has_there() -> None:
+    limit = Parameters(max_tokens_limit=4096)
+
+    assert edits(limit, ("model", "input"), RESPONSES, None) == Edits({"max_output_tokens": "4096"})
+    assert edits(limit, WRITTEN, MESSAGES, None) == Edits({"max_tokens": "4096"})
+    assert not edits(limit, WRITTEN, COUNT, None)
+    assert not edits(limit, ("max_output_tokens",), RESPONSES, 7)
+    assert edits(limit, ("max_output_tokens",), CHAT, None) == Edits({"max_tokens": "4096"}), "a word for nothing there"
+
+
+def test_a_length_that_is_set_goes_by_a_name_that_is_read_there() -> None:
+    """Seen of llama.cpp: n_predict has no meaning at /v1/messages, and goes before the others at /v1/responses."""
+    set_ = Parameters(set={"n_predict": "9", "top_k": "1"})
+
+    assert edits(set_, (*WRITTEN, "max_tokens"), MESSAGES, 99) == Edits({"max_tokens": "9", "top_k": "1"})
+    assert edits(set_, ("max_output_tokens",), RESPONSES, 99) == Edits(
+        {"n_predict": "9", "top_k": "1"}, frozenset({"max_output_tokens"})
+    )
+    assert edits(Parameters(default={"max_output_tokens": "9"}), WRITTEN, CHAT, None) == Edits({"max_tokens": "9"})

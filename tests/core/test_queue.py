@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from math import inf
 
 import pytest
 from hypothesis import given
@@ -10,15 +11,22 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from supervisord.core.errors import QueueFullError
 from supervisord.core.job import Job, Priority, Submission
-from supervisord.core.queue import RETRY_LONGEST_S, RETRY_SHORTEST_S, JobQueue, Key, QueuePolicy
+from supervisord.core.queue import RETRY_LONGEST_S, RETRY_SHORTEST_S, JobQueue, QueuePolicy
+from supervisord.core.turns import Key
 
 HIGH, NORMAL, BATCH = Priority.HIGH, Priority.NORMAL, Priority.BATCH
 
 
 def job(
-    name: str, *, arrived: float = 0.0, model: str = "m", priority: Priority = NORMAL, expires: float = 600.0
+    name: str,
+    *,
+    arrived: float = 0.0,
+    model: str = "m",
+    priority: Priority = NORMAL,
+    expires: float = 600.0,
+    client: str = "",
 ) -> Job:
-    submission = Submission("/v1/completions", model, b"{}", priority=priority)
+    submission = Submission("/v1/completions", model, b"{}", priority=priority, client=client)
     return Job(name, submission, arrived, 0.0, expires)
 
 
@@ -201,6 +209,70 @@ def test_the_oldest_is_the_one_that_waits_longest_whatever_its_class() -> None:
     assert queue.oldest() == 1.0
 
 
+# --- several clients -------------------------------------------------------------------------------------------------
+
+
+def served(queue: JobQueue, count: int) -> list[str]:
+    """Who is given a slot, one after the other."""
+    found = []
+    for _ in range(count):
+        (first,) = queue.first_of_each_model()
+        assert queue.head("m") == queue.take(first.id, served=True)
+        found.append(first.id)
+    return found
+
+
+def test_one_client_does_not_wait_for_all_that_another_has_asked() -> None:
+    queue = filled(*[job(f"a{n}", client="a") for n in range(4)], job("b0", client="b"), job("b1", client="b"))
+
+    assert served(queue, 6) == ["a0", "b0", "a1", "b1", "a2", "a3"]
+
+
+def test_a_client_that_asks_one_thing_after_the_other_takes_turns_too() -> None:
+    queue = filled(*[job(f"a{n}", client="a") for n in range(4)])
+    found = served(queue, 1)
+    for n in range(3):
+        queue.admit(job(f"b{n}", client="b", arrived=1.0 + n), seconds_per_job=None)
+        found += served(queue, 2)
+
+    assert found == ["a0", "b0", "a1", "b1", "a2", "b2", "a3"]
+
+
+def test_a_higher_class_goes_first_whoever_asks() -> None:
+    queue = filled(
+        job("a0", client="a"), job("b0", client="b"), job("a1", client="a", priority=HIGH), job("b1", client="b")
+    )
+
+    assert served(queue, 4) == ["a1", "a0", "b0", "b1"]
+
+
+def test_a_class_whose_oldest_job_has_waited_its_handicap_is_due_and_its_clients_take_turns() -> None:
+    queue = filled(
+        job("a0", client="a", arrived=0.0),
+        job("a1", client="a", arrived=0.0),
+        job("h", client="h", priority=HIGH, arrived=301.0),
+        job("b0", client="b", arrived=301.0),
+    )
+
+    assert served(queue, 4) == ["a0", "b0", "a1", "h"]
+
+
+def test_a_job_whose_attempt_failed_does_not_wait_for_another_turn() -> None:
+    queue = filled(job("a0", client="a"), job("a1", client="a"), job("b0", client="b"), job("c0", client="c"))
+    a0, key = queue.take("a0", served=True)
+    assert served(queue, 1) == ["b0"]
+    queue.put_back(a0, key)
+
+    assert served(queue, 3) == ["a0", "c0", "a1"]
+
+
+def test_a_job_that_leaves_without_having_run_costs_its_client_no_turn() -> None:
+    queue = filled(job("a0", client="a"), job("a1", client="a"), job("b0", client="b"))
+    queue.take("a0")
+
+    assert served(queue, 2) == ["a1", "b0"]
+
+
 # --- against a model of the utmost simplicity ------------------------------------------------------------------------
 
 
@@ -275,3 +347,40 @@ def test_within_a_class_nobody_overtakes(priorities: list[Priority], seed: int) 
     for priority in Priority:
         mine = [one.id for one in queue if one.priority is priority]
         assert mine == sorted(mine)
+
+
+def test_durable_jobs_do_not_count_against_the_limit_and_need_not_expire() -> None:
+    queue = filled(
+        replace(job("d1", expires=inf), durable=True), replace(job("d2", expires=inf), durable=True), limit=1
+    )
+    assert queue.next_expiry() is None
+    queue.admit(job("client", expires=9.0), seconds_per_job=None)
+    with pytest.raises(QueueFullError, match="1 jobs wait") as refusal:
+        queue.admit(job("another"), seconds_per_job=None)
+    assert (refusal.value.depth, queue.depth, len(queue)) == (1, 1, 3)
+    queue.admit(replace(job("d3", expires=inf), durable=True), seconds_per_job=None)
+    assert queue.next_expiry() == 9.0
+    assert [late.id for late in queue.expired(1e12)] == ["client"]
+    queue.take("d1")
+    queue.take("client")
+    assert (queue.depth, len(queue), queue.next_expiry()) == (0, 2, None)
+
+
+def test_who_stands_behind_jobs_that_are_barred_is_at_the_head() -> None:
+    queue = filled(
+        job("a1", client="a"),
+        job("a2", client="a"),
+        job("b", client="b"),
+        job("late", client="b", priority=BATCH),
+        job("alone", model="n", client="a"),
+    )
+
+    def heads(*barred: str) -> list[str]:
+        return [first.id for first in queue.first_of_each_model(lambda job: job.id in barred)]
+
+    assert heads() == ["a1", "alone"]
+    assert heads("a1") == ["a2", "alone"]
+    assert heads("a1", "a2") == ["b", "alone"]
+    assert heads("a1", "a2", "b", "alone") == ["late"], "another class, and a model less"
+    assert heads("a1", "a2", "b", "alone", "late") == []
+    assert order(queue)[0] == "a1", "they keep their places"

@@ -62,6 +62,12 @@ def test_all_there_can_be() -> None:
         ("/v1/completions", "prompt", "short"),
         ("/v1/embeddings", "input", "short"),
         ("/v1/embeddings", "input", JsonKind.ARRAY),
+        ("/v1/responses", "input", "short"),
+        ("/v1/responses", "input", JsonKind.ARRAY),
+        ("/v1/messages", "messages", JsonKind.ARRAY),
+        ("/v1/messages/count_tokens", "messages", JsonKind.ARRAY),
+        ("/v1/rerank", "documents", JsonKind.ARRAY),
+        ("/v1/audio/speech", "input", "short"),
     ],
 )
 def test_each_endpoint_takes_its_payload(path: str, member: str, value: Value) -> None:
@@ -207,3 +213,13 @@ def test_whatever_it_says_it_is_accepted_or_refused(members: Mapping[str, Value]
     assert told.model
     assert told.body is BODY
     assert told.deadline_s is None or 0 < told.deadline_s <= LONGEST_WAIT_S
+
+
+def test_the_longest_answer_goes_by_the_names_of_its_endpoint() -> None:
+    lengths: Mapping[str, Value] = {"n_predict": 9, "max_tokens": 3, "max_output_tokens": 5, "model": "m"}
+    responses, messages = ENDPOINTS["/v1/responses"], ENDPOINTS["/v1/messages"]
+
+    assert submission(responses, BODY, {**lengths, "input": "x"}, {}).max_tokens == 9
+    assert submission(messages, BODY, {**lengths, "messages": JsonKind.ARRAY}, {}).max_tokens == 3
+    assert submission(EMBED, BODY, {**lengths, "input": "x"}, {}).max_tokens is None
+    assert submission(CHAT, BODY, {"max_output_tokens": 5, **LEAST}, {}).max_tokens is None

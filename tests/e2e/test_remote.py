@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import openai
 import psutil
 import pytest
 
@@ -46,6 +47,21 @@ async def test_it_is_asked_with_its_key_and_its_name_of_the_model(tmp_path: Path
         usage = [(job["attempts"][0]["tokens_in"], job["attempts"][0]["tokens_out"]) for job in await daemon.jobs()]
         assert usage == [(3, 4)] * 2, "known of the stream, too"
         assert (await daemon.backend("cloud"))["pid"] is None
+
+
+async def test_a_sound_is_written_down_by_a_service_that_can(tmp_path: Path) -> None:
+    async with remote() as service, running(daemon_of(tmp_path, service), CLOUD_KEY=KEY) as daemon:
+        await daemon.until_phase("ready", "cloud")
+        sound = bytes(range(256)) * 8000  # more than one read
+        async with openai.AsyncOpenAI(base_url=daemon.url + "/v1", api_key="none", max_retries=0) as client:
+            told = await client.audio.transcriptions.create(
+                model="cloud", file=("a.wav", sound), language="en", timestamp_granularities=["word", "segment"]
+            )
+        assert told.text == "what was said"
+        (request,) = service.requests
+        assert (request["model"], request["language"], request["file"]) == (MODEL, "en", ("a.wav", sound))
+        (job,) = await daemon.jobs()
+        assert (job["endpoint"], job["status"]) == ("/v1/audio/transcriptions", "done")
 
 
 async def test_what_clients_send_of_their_own_keys_stays_here(tmp_path: Path, http: aiohttp.ClientSession) -> None:

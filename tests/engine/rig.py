@@ -1,7 +1,7 @@
 """The whole engine on a workstation in memory, where time passes only when a test says so."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from itertools import count
@@ -22,7 +22,9 @@ from supervisord.engine.sampler import MemoryLimits
 from supervisord.engine.settings import Ports, Settings
 from supervisord.engine.supervisor import Supervisor
 from supervisord.engine.tickets import Lease, Ticket
-from supervisord.ports import Examiner, HealthProbe
+from supervisord.engine.work.backlog import BacklogPolicy
+from supervisord.ports import Examiner, HealthProbe, Upstream
+from supervisord.ports.outputs import OutputChecker
 from supervisord.runtimes.base import BackendSpec, CommandOptions, MemoryNeed, RemoteOptions, RuntimeKind
 from tests.fakes.clock import FakeClock, fake_time
 from tests.fakes.engine import Machine, Manager, Probe, Processes
@@ -59,6 +61,8 @@ def remote(name: str, url: str = "http://127.0.0.1:4000/v1", key: str = "", **ch
 
 class Wire:
     """`ports.Client` that remembers what it was told."""
+
+    bodiless = False  # as the door's own client has it
 
     def __init__(self) -> None:
         self.status: int | None = None
@@ -155,16 +159,23 @@ async def rig(
     real: bool = False,
     started: bool = True,
     gateway: GatewayPolicy | None = None,
+    backlog: int | None = None,
+    store: MemoryStore | None = None,
+    outputs: OutputChecker | None = None,
+    upstream: Callable[[FakeClock, Processes], Upstream] = lambda clock, processes: HttpUpstream(),
+    ids: Iterator[str] | None = None,
     examiner: Examiner | None = None,
     prepare: Callable[[Machine, Processes], None] = lambda machine, processes: None,
 ) -> AsyncIterator[Rig]:
-    """`real`: probe and upstream are the real ones. `prepare` is called before anything begins.
+    """`real`: probe and upstream are the real ones. `prepare` is called before anything begins. `store`: that of an
+    earlier life. `ids`: those of jobs, which durable work needs to be in the order of time.
 
     Without `routes` each backend serves its own name.
     """
     with fake_time() as clock:
         machine = Machine(clock, cards)
-        processes, store, manager = Processes(machine), MemoryStore(), Manager()
+        processes, manager = Processes(machine), Manager()
+        kept = MemoryStore() if store is None else store
         prepare(machine, processes)
         probe: HealthProbe = HttpProbe() if real else Probe(machine)
         ports = Ports(
@@ -174,8 +185,9 @@ async def rig(
             memory=machine,
             kernel=machine,
             files=machine,
-            store=store,
-            upstream=HttpUpstream(),
+            store=kept,
+            outputs=outputs,
+            upstream=upstream(clock, processes),
             notifier=manager,
             examiner=examiner,
         )
@@ -186,10 +198,12 @@ async def rig(
             placement=PlacementPolicy(linger_s=1.0),
             memory=MemoryLimits(vram=VramLimits(reserve=RESERVE)),
             gateway=gateway or GatewayPolicy(),
+            backlog=BacklogPolicy() if backlog is None else BacklogPolicy(backlog),
         )
         jobs = count(1)
-        supervisor = Supervisor(ports, settings, new_id=lambda: f"job{next(jobs)}")
-        made = Rig(supervisor, clock, machine, processes, store, manager, jobs)
+        named = ids or (f"job{number}" for number in jobs)
+        supervisor = Supervisor(ports, settings, new_id=lambda: next(named))
+        made = Rig(supervisor, clock, machine, processes, kept, manager, jobs)
         async with _running(made, started=started):
             yield made
 

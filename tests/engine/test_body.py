@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from supervisord.core.errors import TokenLimitError
-from supervisord.core.job import Submission
+from supervisord.core.job import Form, Submission
 from supervisord.core.parameters import Edits
 from supervisord.core.routing import Parameters
 from supervisord.engine.backend import Backend
@@ -37,6 +37,17 @@ async def backends() -> AsyncIterator[dict[str, Backend]]:
 
 def chat(body: bytes, *, stream: bool = False, model: str = "m", max_tokens: int | None = None) -> Submission:
     return Submission(CHAT, model, body, stream=stream, max_tokens=max_tokens)
+
+
+def test_a_form_stays_as_it_came_but_for_the_name_of_its_model(backends: dict[str, Backend]) -> None:
+    body = b"--x\r\n...\r\n\r\nm\r\n--x--"
+    at = body.index(b"m\r")
+    asked = Submission("/v1/audio/transcriptions", "m", body, form=Form("multipart/form-data", at, at + 1))
+    named = {name: body_for(backend, asked)[0] for name, backend in backends.items()}
+    assert named["plain"] is body
+    assert named["renamed"] == body.replace(b"m\r", b"upstream/name\r")
+    assert named["v"] == body.replace(b"m\r", b"served\r")
+    assert shaped(Parameters(set={"temperature": "0"}, max_tokens_limit=4), asked) is asked
 
 
 # --- editing ---------------------------------------------------------------------------------------------------------

@@ -338,8 +338,8 @@ async def test_leases_of_a_generation_that_is_gone_are_ended_each_by_its_own_att
         one, other = it.submit("a").lease.result(), it.submit("a").lease.result()
         one.fail = lambda reason, detail: told.append((reason, detail))
         other.fail = lambda reason, detail: told.append((reason, detail))
-        it.supervisor.dispatcher.fail_leases("a", 7, FailureReason.BACKEND_DIED, "another generation")
-        it.supervisor.dispatcher.fail_leases("r", 1, FailureReason.BACKEND_DIED, "another backend")
+        it.supervisor.dispatcher.leases.fail("a", 7, FailureReason.BACKEND_DIED, "another generation")
+        it.supervisor.dispatcher.leases.fail("r", 1, FailureReason.BACKEND_DIED, "another backend")
         assert not told
         it.processes.of("a").ends(1)
         await it.clock.advance(1)

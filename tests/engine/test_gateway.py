@@ -23,8 +23,9 @@ from supervisord.core.record import EventKind
 from supervisord.core.routing import Parameters, Route, Strategy
 from supervisord.core.state import Phase
 from supervisord.engine.backend import Backend
-from supervisord.engine.gateway import LOG_LAG_S, GatewayPolicy
+from supervisord.engine.gateway import GatewayPolicy
 from supervisord.engine.generation import Generation
+from supervisord.engine.tries import LOG_LAG_S, TriesPolicy
 from supervisord.ports import StoredJob
 from supervisord.runtimes.base import BackendSpec
 from tests.engine.rig import CHAT, Rig, Wire, rig
@@ -93,7 +94,7 @@ async def house(
             for name, service in zip(names, remotes, strict=True)
         ]
         routes = [route or Route(("m", "alias"), names, strategy=Strategy.PRIORITY)]
-        policy = GatewayPolicy(queue_timeout_s=queue_timeout_s)
+        policy = GatewayPolicy(tries=TriesPolicy(queue_timeout_s=queue_timeout_s))
         async with rig(*specs, routes=routes, real=True, gateway=policy, cards=0) as it:
             for name in names:
                 await ready(it, name)
@@ -456,7 +457,7 @@ async def test_what_cannot_be_accepted_is_refused_before_anything_is_sent() -> N
         it.it.store.fail()
         assert isinstance(await it.refused(it.send()), StoreFullError)
         it.it.store.heal()
-        it.it.supervisor.gateway.closed = "going down"
+        it.it.supervisor.tries.closed = "going down"
         assert isinstance(await it.refused(it.send()), DrainingError)
         assert it.services[0].requests == []
         assert len(it.it.supervisor.dispatcher.queue) == 0

@@ -1,5 +1,9 @@
 """What is kept of the unwanted things that happen to backends, and how their stories end."""
 
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -8,18 +12,21 @@ from supervisord.core import life
 from supervisord.core.errors import SpawnError
 from supervisord.core.exits import CauseKind, ExitCause
 from supervisord.core.incident import LONGEST_S, SAMPLES_AFTER_S, SAMPLES_BEFORE_S, Incident, IncidentKind
-from supervisord.core.job import FailureReason, JobStatus
+from supervisord.core.job import JobStatus, Submission
 from supervisord.core.ladder import Footprint
 from supervisord.core.memory import GIB, MIB, GroupUsage
-from supervisord.core.record import EventKind, JobResult
+from supervisord.core.record import EventKind, EventRecord, JobResult
 from supervisord.core.restart import RestartPolicy
 from supervisord.core.state import LifePolicy, Phase, Want
-from supervisord.engine.casualties import LATELY_S
+from supervisord.core.terms import Origin, Terms
 from supervisord.ports import IncidentFilter
 from supervisord.runtimes.base import HttpAnswer
-from tests.engine.rig import Rig, llama, remote, rig
-from tests.fakes.engine import Site
-from tests.fakes.records import a_job, an_attempt, job_id
+from tests.engine.overnight import ids
+from tests.engine.rig import CHAT, Rig, Wire, llama, remote, rig
+from tests.fakes.clock import FakeClock
+from tests.fakes.engine import Processes, Site
+from tests.fakes.records import a_job
+from tests.fakes.told_servers import ToldServers
 
 STRANGER = 99_999
 CUDA = "alloc_buffer: allocating 4096.00 MiB on device 0: cudaMalloc failed: out of memory"
@@ -244,27 +251,65 @@ async def test_a_job_that_is_lost_on_another_backend_was_lost_by_this() -> None:
         assert (await the_one(it)).cost.jobs_failed == 1
 
 
-async def test_requests_that_broke_off_just_before_the_exit_was_told_were_in_flight() -> None:
-    async with rig(llama("a")) as it:
+@asynccontextmanager
+async def serving(slots: int = 4) -> AsyncIterator[tuple[Rig, ToldServers]]:
+    """A backend that answers within 10 s, and is up."""
+    made: list[ToldServers] = []
+
+    def servers(clock: FakeClock, processes: Processes) -> ToldServers:
+        made.append(ToldServers(clock, processes, takes_s=10.0))
+        return made[0]
+
+    async with rig(llama("a", slots=slots), upstream=servers, ids=ids()) as it:
         await it.up("a")
-        tell, finished = it.supervisor.journal.tell, it.supervisor.journal.finished
-        gone = an_attempt(2, 1, backend="a", status=JobStatus.FAILED, reason=FailureReason.BACKEND_DIED)
-        gone = replace(gone, generation=1)
-        lost = JobResult(job_id(2), JobStatus.FAILED, it.clock.wall(), 0.0, 1, FailureReason.BACKEND_DIED, backend="a")
-        early = replace(gone, job_id=job_id(3))
-        finished(a_job(3), replace(lost, job_id=job_id(3)), early)
-        await it.clock.advance(LATELY_S + 0.1)
-        for generation, number, reason in ((1, 1, "backend_died"), (0, 4, "backend_died"), (1, 5, "backend_busy")):
-            job = job_id(number)
-            tell(EventKind.RETRY, "again", backend="a", generation=generation, job_id=job, reason=reason)
-        finished(a_job(2), lost, gone)
-        finished(a_job(6), replace(lost, job_id=job_id(6), status=JobStatus.DONE, reason=None), None)
-        await it.clock.advance(0.06)
-        it.processes.of("a").ends(-9)
+        yield it, made[0]
+
+
+def asked(text: str) -> Submission:
+    body = json.dumps({"model": "a", "messages": [{"role": "user", "content": text}]}).encode()
+    return Submission(CHAT, "a", body)
+
+
+@pytest.mark.parametrize("sooner_s", [0.0, 0.06, 1.5], ids=lambda each: f"{each} s before its exit is told")
+async def test_an_incident_names_the_durable_jobs_whose_connections_it_broke(sooner_s: float) -> None:
+    async with serving() as (it, servers):
+        accept = it.supervisor.durable.accept
+        once = Terms(Origin.JOB, max_attempts=1)
+        retried = [(await accept(asked(text), Terms(Origin.JOB))).job_id for text in ("one", "two")]
+        alone = await accept(asked("three"), once)
+        await it.clock.advance(1)
+        address = servers.serving()[0].address
+        servers.breaks(address)
+        await it.clock.advance(sooner_s)
+        it.processes.of("a").ends(-11)
         await it.pass_until(lambda: it.phase("a") is Phase.READY)
         incident = await the_one(it)
-        assert incident.in_flight == (job_id(1), job_id(2))
-        assert (incident.cost.jobs_retried, incident.cost.jobs_failed) == (1, 1)
+        assert incident.in_flight == (*retried, alone.job_id)
+        assert all(backend == "a" for backend in (e.backend for e in of_kind(it, EventKind.RETRY)))
+        assert [event.generation for event in of_kind(it, EventKind.RETRY)] == [1] * incident.cost.jobs_retried
+        assert (incident.cost.jobs_retried, incident.cost.jobs_failed) == (3, 0), "half a death is no whole failure"
+
+
+def of_kind(it: Rig, kind: EventKind) -> list[EventRecord]:
+    return [event for event in it.supervisor.journal.recent if event.kind is kind]
+
+
+async def test_a_job_that_broke_off_counts_once_whatever_is_told_of_it() -> None:
+    async with serving() as (it, servers):
+        wire, other = Wire(), Wire()
+        tasks = asyncio.get_running_loop()
+        names: list[str] = []
+        serve = it.supervisor.gateway.serve
+        both = [tasks.create_task(serve(asked(text), each, names.append)) for text, each in (("x", wire), ("y", other))]
+        await it.clock.advance(1)
+        servers.breaks(servers.serving()[0].address)
+        await it.clock.advance(0.06)
+        it.processes.of("a").ends(-9)
+        await it.clock.advance(0.01)
+        assert (await the_one(it)).in_flight == tuple(names)
+        await it.pass_until(lambda: all(each.done() for each in both))
+        incident = await the_one(it)
+        assert (incident.cost.jobs_retried, incident.cost.jobs_failed) == (2, 0)
 
 
 async def test_a_start_that_is_refused() -> None:

@@ -5,6 +5,7 @@ import json
 import pytest
 from typing_extensions import override
 
+from supervisord.core.dialect import Dialect
 from supervisord.core.errors import BackendDiedError, QueueTimeoutError
 from supervisord.engine.patience import KEPT_BYTES, PatientClient
 from tests.engine import rig
@@ -127,3 +128,35 @@ async def test_back_pressure_and_abort_reach_the_client() -> None:
     await client.drained()
     client.abort()
     assert wire.aborted
+
+
+def test_anthropics_clients_are_pinged_and_told_failures_in_their_shape() -> None:
+    wire = Wire()
+    client = PatientClient(wire, Dialect.MESSAGES)
+    client.comment("waiting position=2", (("x-job-id", "7"),))
+    client.fail(QueueTimeoutError("too late"))
+    comment, event, data, _, error, told = wire.body.decode().splitlines()[:6]
+    assert (comment, event, data, error) == (
+        ": waiting position=2",
+        "event: ping",
+        'data: {"type": "ping"}',
+        "event: error",
+    )
+    assert json.loads(told.removeprefix("data: "))["error"] == {
+        "type": "api_error",
+        "message": "too late (queue_timeout)",
+    }
+    assert wire.finished
+
+
+@pytest.mark.parametrize("dialect", [Dialect.MESSAGES, Dialect.RESPONSES])
+def test_a_late_error_answer_is_an_event_of_each_dialect(dialect: Dialect) -> None:
+    wire = Wire()
+    client = PatientClient(wire, dialect)
+    client.comment("waiting", ())
+    client.start(400, (("content-type", "application/json"),), length=40)
+    client.write(b'{"error": {"message": "too long", "code": 400}}')
+    client.finish()
+    event = wire.body[wire.body.index(b"event: error") :]
+    told = json.loads(event.splitlines()[1].removeprefix(b"data: "))
+    assert (told["type"], told["error"]["message"]) == ("error", "too long")

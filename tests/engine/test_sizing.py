@@ -8,13 +8,14 @@ from dataclasses import replace
 import pytest
 
 from supervisord.core.errors import ContextLengthError
-from supervisord.core.job import Submission
+from supervisord.core.job import Form, Submission
 from supervisord.core.ladder import Footprint
 from supervisord.core.routing import Route
-from supervisord.engine.prompts import TEXT
+from supervisord.engine.prompts import MOST_COMMAS, TEXT, Prompt, prompts_of
 from supervisord.engine.sizing import BYTES_OF_A_LONG_TOKEN, BYTES_PER_TOKEN, USUAL_ANSWER, Sizing
 from supervisord.runtimes.base import BackendSpec, HttpAnswer
 from tests.engine.rig import CHAT, Rig, beside, command, llama, remote, rig
+from tests.engine.test_members import peak
 from tests.fakes.engine import HANGS, Process
 
 COUNTED = ["/apply-template", "/tokenize"]
@@ -89,6 +90,21 @@ async def test_a_request_that_fits_however_it_is_counted_is_not_counted() -> Non
         assert large.needed
         await large.tokens()
         assert heard() == COUNTED
+
+
+def test_more_prompts_than_can_be_looked_at_are_taken_as_one() -> None:
+    body = b'{"prompt":[' + b"[]," * (MOST_COMMAS + 1) + b"[]]}"
+    one: list[tuple[Prompt, ...]] = []
+    assert peak(lambda: one.append(prompts_of(Submission(TEXT, "m", body)))) < 4 * len(body)
+    assert [len(prompts) for prompts in one] == [1]
+    assert len(prompts_of(Submission(TEXT, "m", b'{"prompt":["a, b","c"]}'))) == 2
+
+
+async def test_a_sound_is_not_counted_however_long_it_is() -> None:
+    async with sized(llama("a", slots=4)) as (_, ask, _heard):
+        long = chat(10_000_000)
+        assert ask(long).needed
+        assert not ask(replace(long, form=Form("multipart/form-data", 0, 0))).needed
 
 
 async def test_with_one_slot_the_context_is_the_budget() -> None:

@@ -110,11 +110,11 @@ async def test_who_was_there_when_the_first_broke_off_counts_for_all_of_them() -
         second, third = it.submit("a").lease, it.submit("a").lease
         await it.clock.rest()
         dispatcher = it.supervisor.dispatcher
-        assert dispatcher.others_at(first) == 2
+        assert dispatcher.leases.others_at(first) == 2
         dispatcher.give_back(first, served=False, failed=True)
-        assert dispatcher.others_at(second.result()) == 2
+        assert dispatcher.leases.others_at(second.result()) == 2
         dispatcher.give_back(second.result(), served=False, failed=True)
-        assert dispatcher.others_at(third.result()) == 2
+        assert dispatcher.leases.others_at(third.result()) == 2
 
 
 class Sure(Suspicion):
@@ -125,8 +125,8 @@ class Sure(Suspicion):
 async def test_a_client_that_leaves_before_the_verdict_leaves_no_slot_behind() -> None:
     async with rig(llama("a")) as it:
         lease = await leased(it, "a")
-        gateway = it.supervisor.gateway
-        judging = asyncio.get_running_loop().create_task(gateway._is_poison(Sure(), lease))
+        tries = it.supervisor.tries
+        judging = asyncio.get_running_loop().create_task(tries._is_poison(Sure(), lease))
         await it.clock.rest()
         judging.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -134,3 +134,32 @@ async def test_a_client_that_leaves_before_the_verdict_leaves_no_slot_behind() -
         await it.clock.rest()
         assert it.supervisor.dispatcher.in_flight == 0
         assert it["a"].state.in_flight == 0
+
+
+async def test_what_is_not_to_be_held_against_a_job_is_pardoned_in_part_or_whole() -> None:
+    """Whole where somebody killed it, by half where the job was in company, not at all where it was alone."""
+    async with rig(llama("a"), llama("b"), llama("c"), llama("d")) as it:
+        suspicion = Suspicion()
+        for name, others, kind in (("a", 0, CauseKind.KILLED), ("b", 1, CauseKind.CRASH), ("c", 0, CauseKind.CRASH)):
+            lease = await leased(it, name)
+            suspicion.note(lease, DIED, others=others)
+            assert suspicion.is_suspect
+            crash(it, lease, kind)
+            await it.clock.rest()
+            if name == "a":
+                assert not suspicion.is_suspect
+        suspicion.note(await leased(it, "d"), DIED, others=0)  # it lives: a failure like any other
+        assert suspicion.pardon == 1.0 + 0.5 + 0.0 + 0.0
+
+
+async def test_a_cause_is_kept_when_its_backend_goes_down_once_more() -> None:
+    async with rig(llama("a")) as it:
+        suspicion = Suspicion()
+        for _ in range(3):
+            lease = await leased(it, "a")
+            suspicion.look()
+            suspicion.note(lease, DIED, others=0)
+            crash(it, lease, CauseKind.KILLED)
+            await it.clock.advance(5)
+        suspicion.look()
+        assert (suspicion.pardon, suspicion.is_enough, suspicion.is_certain) == (3.0, False, True)

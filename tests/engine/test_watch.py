@@ -643,7 +643,7 @@ async def test_an_answer_that_comes_as_a_whole_is_awaited_for_as_long_as_its_tok
     async with rig(llama("a")) as it:
         backend = await it.up("a")
         slow = Slow()
-        it.supervisor.gateway._upstream = slow
+        it.supervisor.tries._upstream = slow
         submission = Submission("/v1/completions", "a", b"{}", stream=stream, max_tokens=max_tokens)
         async with beside(it.supervisor.gateway.serve(submission, Wire(), lambda job: None)) as asking:
             await it.clock.rest()
@@ -663,7 +663,7 @@ class Broken(Slow):
 async def test_a_fault_of_our_own_holds_no_slot() -> None:
     async with rig(llama("a")) as it:
         await it.up("a")
-        it.supervisor.gateway._upstream = Broken()
+        it.supervisor.tries._upstream = Broken()
         submission = Submission("/v1/completions", "a", b"{}", stream=False)
         with pytest.raises(ZeroDivisionError):
             await it.supervisor.gateway.serve(submission, Wire(), lambda job: None)

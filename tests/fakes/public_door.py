@@ -11,7 +11,17 @@ from typing import Any
 
 from supervisord.adapters.clock import LoopClock
 from supervisord.api import errors
-from supervisord.api.door import Door, DoorLimits, HttpClient, Request, Response, Work, json_answer
+from supervisord.api.door import (
+    Door,
+    DoorLimits,
+    HttpClient,
+    Request,
+    Response,
+    Taking,
+    Upload,
+    Work,
+    json_answer,
+)
 from supervisord.core.errors import ForbiddenHostError, SupervisorError
 
 PATIENCE_S = 5.0
@@ -22,8 +32,10 @@ Working = Callable[[Request, HttpClient], Awaitable[Response | None]]
 class Shown:
     """Answers with what it was asked, at once; POST to /work is done by `working`, as long as that takes."""
 
-    def __init__(self, working: Working | None = None) -> None:
+    def __init__(self, working: Working | None = None, upload: Upload | None = None) -> None:
+        self.upload = upload
         self.requests: list[Request] = []
+        self.told_of: list[str | None] = []  # the paths of requests that errors were told to
         self.cancelled = 0
         self.begun = asyncio.Event()
         self.over = asyncio.Event()
@@ -33,9 +45,17 @@ class Shown:
         self.requests.append(request)
         if request.path == "/bug":
             raise ZeroDivisionError("a bug")
+        if request.path == "/upload" and self.upload is not None:
+            return self._upload(self.upload, request)
         if request.path != "/work" or self._working is None:
             return shown(request)
         return lambda client: self._run(request, client)
+
+    def _upload(self, upload: Upload, request: Request) -> Response | Work:
+        try:
+            return upload(request)
+        except SupervisorError as error:
+            return self.told(error)
 
     async def _run(self, request: Request, client: HttpClient) -> Response | None:
         assert self._working is not None
@@ -48,10 +68,13 @@ class Shown:
         finally:
             self.over.set()
 
-    def refusal(self, head: Request) -> Response | None:
-        return self.told(ForbiddenHostError("not here")) if head.path == "/forbidden" else None
+    def late(self, head: Request) -> Response | Taking | None:
+        if head.path == "/forbidden":
+            return self.told(ForbiddenHostError("not here"))
+        return None if head.path != "/upload" or self.upload is None else Taking(self.upload, head)
 
-    def told(self, error: SupervisorError) -> Response:
+    def told(self, error: SupervisorError, head: Request | None = None) -> Response:
+        self.told_of.append(None if head is None else head.path)
         return errors.response(error)
 
 
@@ -165,14 +188,16 @@ class Opened:
 
 
 @asynccontextmanager
-async def a_door(working: Working | None = None, **limits: Any) -> AsyncIterator[Opened]:
+async def a_door(
+    working: Working | None = None, *, upload: Upload | None = None, **limits: Any
+) -> AsyncIterator[Opened]:
     """Closed at the end; no client's work may be left then, and no bug untold."""
     loop = asyncio.get_running_loop()
     bugs: list[str] = []
     loop.set_exception_handler(lambda _loop, context: bugs.append(repr(context.get("exception"))))
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     listener.setblocking(False)
-    application = Shown(working)
+    application = Shown(working, upload)
     door = Door(application, DoorLimits(**limits), LoopClock())
     await door.open(listener, 1024)
     before = asyncio.all_tasks()

@@ -1,6 +1,7 @@
 """Records as the engine makes them, with what a test does not care about filled in."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from supervisord.core.exits import Judgement
@@ -8,14 +9,18 @@ from supervisord.core.incident import Cost, Incident, IncidentKind, Step
 from supervisord.core.job import FailureReason, JobStatus
 from supervisord.core.record import (
     AttemptRecord,
+    BatchRecord,
+    BatchStatus,
     EventKind,
     EventRecord,
+    FileRecord,
     FootprintRecord,
     Identity,
     JobRecord,
     JobResult,
     Usage,
 )
+from supervisord.core.terms import Origin, Terms
 
 
 def a_job(
@@ -159,3 +164,71 @@ def an_incident(
         outcome="ready again on rung 1 after 12 s",
         cost=Cost(downtime_s=12.5, jobs_retried=1, jobs_failed=1),
     )
+
+
+def a_line(
+    number: int,
+    *,
+    batch: str = "batch-1",
+    model: str = "qwen",
+    priority: int = 2,
+    client: str = "editor",
+    body: bytes | None = b'{"a": 1}',
+    **terms: object,
+) -> JobRecord:
+    """A line of a batch; its id and its line are its number."""
+    agreed = {"origin": Origin.BATCH, "batch": batch, "line": number, "custom_id": f"c{number}", **terms}
+    return replace(
+        a_job(number, model=model, client=client, body=body),
+        priority=priority,
+        terms=Terms(**agreed),  # type: ignore[arg-type] # whatever a test wants to say
+    )
+
+
+def a_durable_job(
+    number: int | str,
+    *,
+    model: str = "qwen",
+    priority: int = 1,
+    client: str = "editor",
+    submitted_at: float = 1000.0,
+    body: bytes | None = b'{"a": 1}',
+    origin: Origin = Origin.JOB,
+    **terms: object,
+) -> JobRecord:
+    return replace(
+        a_job(number, model=model, client=client, submitted_at=submitted_at, body=body),
+        priority=priority,
+        terms=Terms(origin, **terms),  # type: ignore[arg-type] # whatever a test wants to say
+    )
+
+
+def a_batch(number: int, status: BatchStatus = BatchStatus.IN_PROGRESS, **more: object) -> BatchRecord:
+    told = {
+        "id": f"batch-{number}",
+        "door": "openai",
+        "endpoint": "/v1/chat/completions",
+        "client": "editor",
+        "created_at": 1000.0 + number,
+        "expires_at": 90_000.0,
+        "status": status,
+        "at": {BatchStatus.VALIDATING: 1000.0, status: 1500.0},
+        "input_file": f"file-{number}",
+        "completion_window": "24h",
+        "metadata": {"who": "nightly"},
+        **more,
+    }
+    return BatchRecord(**told)  # type: ignore[arg-type] # whatever a test wants to say
+
+
+def a_file(number: int, **more: object) -> FileRecord:
+    told = {
+        "id": f"file-{number}",
+        "filename": "lines.jsonl",
+        "purpose": "batch",
+        "bytes": 12,
+        "created_at": 1000.0 + number,
+        "client": "editor",
+        **more,
+    }
+    return FileRecord(**told)  # type: ignore[arg-type] # whatever a test wants to say

@@ -12,6 +12,9 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.fakes.stub_answers import Counts
+from tests.fakes.stub_events import ResponsesWording
+
 KEY = "sk-remote-3f9a61c07be24d55"
 MODEL = "remote-model"
 
@@ -26,6 +29,10 @@ class Remote:
     slow_s: float = 0.0  # before an answer
     hangs: bool = False  # no answer at all
     tokens: int = 4
+    cut_after: int | None = None  # tokens of a response that streams, before its connection is cut
+    stalls_after: int | None = None  # the same, before nothing more comes
+    garbles: bool = False  # the event that ends a response that streams holds no JSON
+    never_streams: bool = False  # every answer is a chat completion in one piece, whatever was asked for
     keys: list[str] = field(default_factory=list)  # the Authorization headers it got
     probes: int = 0
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -41,8 +48,10 @@ class Remote:
 
     async def up(self) -> None:
         """Listen, on the same port as before."""
-        app = web.Application()
+        app = web.Application(client_max_size=64 * 1024 * 1024)  # as the daemon takes
         app.add_routes([web.get("/v1/models", self._models), web.post("/v1/chat/completions", self._chat)])
+        app.add_routes([web.post("/v1/responses", self._chat), web.post("/v1/messages", self._chat)])
+        app.add_routes([web.post("/v1/audio/transcriptions", self._sound)])
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=self._tls, reuse_address=True)
@@ -54,6 +63,16 @@ class Remote:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+
+    async def _sound(self, request: web.Request) -> web.Response:
+        form = await request.post()
+        sound = form["file"]
+        assert isinstance(sound, web.FileField)
+        self.requests.append({**form, "file": (sound.filename, sound.file.read())})
+        self.headers.append(dict(request.headers))
+        if self.status:
+            return web.Response(status=self.status)
+        return web.json_response({"text": "what was said"})
 
     async def _models(self, request: web.Request) -> web.Response:
         self.probes += 1
@@ -79,7 +98,7 @@ class Remote:
             error = {"message": f"remote says {self.status}", "type": "server_error", "code": None, "param": None}
             return web.json_response({"error": error}, status=self.status)
         await asyncio.sleep(self.slow_s)
-        if body.get("stream"):
+        if body.get("stream") and not self.never_streams:
             return await self._stream(request, body)
         message = {"role": "assistant", "content": self._text()}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
@@ -88,6 +107,8 @@ class Remote:
     async def _stream(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
+        if request.path.endswith("responses"):
+            return await self._respond(request, response)
         common = self._common(body, "chat.completion.chunk")
         events: list[dict[str, Any]] = [
             common | {"choices": [{"index": 0, "delta": {"content": f"r{n} "}, "finish_reason": None}]}
@@ -99,6 +120,23 @@ class Remote:
         for event in events:
             await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
         await response.write(b"data: [DONE]\n\n")
+        return response
+
+    async def _respond(self, request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+        words = ResponsesWording(len(self.requests), MODEL, 3)
+        await response.write(words.first())
+        for number in range(self.tokens):
+            if number == self.stalls_after:
+                await asyncio.sleep(3600)
+            if number == self.cut_after:
+                assert request.transport is not None
+                request.transport.abort()
+                return response
+            await response.write(words.token(b'"r%d "' % number))
+        last = words.last(b"stop", Counts(3, self.tokens, 0.1, 0.1), include_usage=True)
+        if self.garbles:
+            last = last.partition(b"event: response.completed")[0] + b"event: response.completed\ndata: {\n\n"
+        await response.write(last)
         return response
 
     def _allow(self, request: web.Request) -> None:

@@ -1,14 +1,13 @@
-"""`JobStore` in memory, for tests of what uses a store. The contract suite holds it to the same promises as SQLite."""
+"""A whole store in memory, for tests of what uses one. The contract suites hold it to the same promises as SQLite."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import inf
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from supervisord.core.errors import (
     ConflictError,
-    InvalidRequestError,
     StateFolderError,
     StoreFullError,
     StoreUnavailableError,
@@ -16,21 +15,16 @@ from supervisord.core.errors import (
 from supervisord.core.incident import Incident
 from supervisord.core.job import TERMINAL, FailureReason, JobStatus
 from supervisord.core.record import AttemptRecord, EventRecord, FootprintRecord, JobRecord, JobResult
+from supervisord.core.terms import MOST_INTERRUPTIONS
 from supervisord.ports import DayCounts, IncidentFilter, JobFilter, Recovery, StoredEvent, StoredJob, StoreState
+from tests.fakes.entries import Entry, check_limit, without_bodies
+from tests.fakes.work import MemoryWork
+
+_ABANDONED: Final = "the daemon ended without finishing this job; its client was gone, so it was not run again"
+_INTERRUPTED: Final = "the daemon ended while this job was running"
 
 
-@dataclass(slots=True)
-class _Entry:
-    job: JobRecord
-    status: str = JobStatus.QUEUED.value
-    attempt: int = 0
-    backend: str | None = None
-    started_at: float | None = None
-    result: JobResult | None = None
-    attempts: dict[int, AttemptRecord] = field(default_factory=dict)
-
-
-class MemoryStore:
+class MemoryStore(MemoryWork):
     """Keeps its records over `close` and `open`, as a file would.
 
     `fail` makes it behave as with a full or broken disk until `heal`; `lag_s` is what `state` tells of the oldest
@@ -38,15 +32,11 @@ class MemoryStore:
     """
 
     def __init__(self, *, keep_bodies: bool = True, now: Callable[[], float] = lambda: 0.0) -> None:
+        super().__init__(keep_bodies=keep_bodies, now=now)
         self.lag_s: float | None = None
-        self._keep_bodies = keep_bodies
-        self._now = now
-        self._entries: dict[str, _Entry] = {}
         self._events: list[StoredEvent] = []
         self._footprints: dict[str, FootprintRecord] = {}
         self._incidents: dict[str, Incident] = {}
-        self._is_open = False
-        self._trouble: StoreUnavailableError | None = None
 
     def fail(self, words: str = "the disk is full", *, full: bool = True) -> None:
         self._trouble = StoreFullError(words) if full else StoreUnavailableError(words)
@@ -58,39 +48,51 @@ class MemoryStore:
         if self._is_open:
             raise StateFolderError("the store is open already")
         self._is_open = True
-        unfinished = [entry for entry in self._entries.values() if entry.result is None]
-        for entry in unfinished:
-            waited = 0.0 if entry.started_at is None else max(0.0, entry.started_at - entry.job.submitted_at)
-            self._finish(
-                entry,
-                JobResult(
-                    job_id=entry.job.id,
-                    status=JobStatus.ABANDONED,
-                    finished_at=self._now(),
-                    queue_wait_s=waited,
-                    attempts=entry.attempt,
-                    reason=FailureReason.DAEMON_DIED,
-                    detail="the daemon ended without finishing this job; its client was gone, so it was not run again",
-                    backend=entry.backend,
-                ),
-            )
-        return Recovery(abandoned=len(unfinished), jobs_total=len(self._entries))
+        self._forget_unfinished_uploads()
+        found = [entry for entry in self._entries.values() if entry.result is None]
+        abandoned = [entry for entry in found if entry.job.terms is None]
+        for entry in abandoned:
+            self._end(entry, JobStatus.ABANDONED, _ABANDONED)
+        interrupted = [entry for entry in found if entry.job.terms is not None and entry.status == JobStatus.RUNNING]
+        for entry in interrupted:
+            entry.interruptions += 1
+            if entry.interruptions <= MOST_INTERRUPTIONS:
+                entry.requeue(entry.attempt, _INTERRUPTED, entry.failures)
+            else:
+                self._end(entry, JobStatus.FAILED, f"the daemon died {entry.interruptions} times with it in flight")
+        given_up = sum(entry.result is not None for entry in interrupted)
+        return Recovery(
+            abandoned=len(abandoned),
+            requeued=len(interrupted) - given_up,
+            given_up=given_up,
+            jobs_total=len(self._entries),
+        )
+
+    def _end(self, entry: Entry, status: JobStatus, detail: str) -> None:
+        result = JobResult(
+            job_id=entry.job.id,
+            status=status,
+            finished_at=self._now(),
+            queue_wait_s=0.0 if entry.started_at is None else entry.waited(entry.started_at),
+            attempts=entry.attempt,
+            reason=FailureReason.DAEMON_DIED,
+            detail=detail,
+            backend=entry.backend,
+        )
+        entry.finish(result, keep_bodies=self._keep_bodies)
 
     def put_job(self, job: JobRecord) -> None:
-        self._check_open()
-        if self._trouble is not None:
-            raise self._trouble
+        self._check_writable()
+        if job.terms is not None:
+            raise ValueError("a durable job is accepted, not put")
         kept = job if self._keep_bodies else replace(job, body=None)
-        self._entries.setdefault(job.id, _Entry(kept))
+        self._entries.setdefault(job.id, Entry(kept))
 
     def put_attempt_started(self, job_id: str, number: int, backend: str, generation: int) -> None:
         self._check_open()
         entry = self._entries.get(job_id)
-        if entry is None or entry.result is not None or number <= entry.attempt:
-            return
-        entry.status, entry.attempt, entry.backend = JobStatus.RUNNING.value, number, backend
-        if entry.started_at is None:
-            entry.started_at = self._now()
+        if entry is not None:
+            entry.start(number, backend, self._now())
 
     def put_attempt(self, attempt: AttemptRecord) -> None:
         self._check_open()
@@ -102,12 +104,8 @@ class MemoryStore:
         if result.status not in TERMINAL:
             raise ValueError(f"a result is final; {result.status} is not")
         entry = self._entries.get(result.job_id)
-        if entry is not None and entry.result is None:
-            self._finish(entry, result if self._keep_bodies else replace(result, output=None))
-
-    def _finish(self, entry: _Entry, result: JobResult) -> None:
-        entry.result, entry.status = result, result.status.value
-        entry.attempt, entry.backend = result.attempts, result.backend
+        if entry is not None:
+            entry.finish(result, keep_bodies=self._keep_bodies)
 
     def put_event(self, event: EventRecord) -> None:
         self._check_open()
@@ -132,27 +130,27 @@ class MemoryStore:
 
     async def incidents(self, wanted: IncidentFilter) -> Sequence[Incident]:
         self._check_open()
-        _check_limit(wanted.limit)
+        check_limit(wanted.limit)
         newest_first = sorted(self._incidents.values(), key=lambda incident: incident.id, reverse=True)
         found = [incident for incident in newest_first if _is_wanted(incident, wanted)]
         return [replace(incident, log=(), samples=(), facts={}) for incident in found[: wanted.limit]]
 
     async def flush(self) -> None:
-        self._check_open()
-        if self._trouble is not None:
-            raise self._trouble
+        self._check_writable()
 
-    async def job(self, job_id: str) -> StoredJob | None:
+    async def job(self, job_id: str, *, bodies: bool = True) -> StoredJob | None:
         self._check_open()
         found = _beginning(self._entries, job_id, "job")
-        return None if found is None else _stored(found)
+        if found is None:
+            return None
+        return found.stored() if bodies else without_bodies(found.stored())
 
     async def jobs(self, wanted: JobFilter) -> Sequence[StoredJob]:
         self._check_open()
-        _check_limit(wanted.limit)
+        check_limit(wanted.limit)
         newest_first = sorted(self._entries.values(), key=lambda entry: entry.job.id, reverse=True)
         found = [entry for entry in newest_first if _matches(entry, wanted)]
-        return [_without_bodies(_stored(entry)) for entry in found[: wanted.limit]]
+        return [without_bodies(entry.stored()) for entry in found[: wanted.limit]]
 
     async def events(
         self,
@@ -164,7 +162,7 @@ class MemoryStore:
         until: float | None = None,
     ) -> Sequence[StoredEvent]:
         self._check_open()
-        _check_limit(limit)
+        check_limit(limit)
         first, end = -inf if since is None else since, inf if until is None else until
         found = [
             stored
@@ -198,10 +196,6 @@ class MemoryStore:
     async def close(self) -> None:
         self._is_open = False
 
-    def _check_open(self) -> None:
-        if not self._is_open:
-            raise StoreUnavailableError("the store is closed")
-
 
 _Known = TypeVar("_Known")
 
@@ -225,26 +219,14 @@ def _is_wanted(incident: Incident, wanted: IncidentFilter) -> bool:
     )
 
 
-def _check_limit(limit: int) -> None:
-    if not 1 <= limit <= 1000:
-        raise InvalidRequestError(f"limit must be 1 to 1000, not {limit}", param="limit")
-
-
-def _matches(entry: _Entry, wanted: JobFilter) -> bool:
+def _matches(entry: Entry, wanted: JobFilter) -> bool:
     return (
         (wanted.status is None or entry.status == wanted.status)
         and (wanted.model is None or entry.job.model == wanted.model)
         and (wanted.backend is None or entry.backend == wanted.backend)
         and (wanted.since is None or entry.job.submitted_at >= wanted.since)
         and (wanted.after is None or entry.job.id < wanted.after)
+        and (wanted.origin is None or (entry.job.terms is not None and entry.job.terms.origin == wanted.origin))
+        and (wanted.batch is None or (entry.batch == wanted.batch and wanted.batch != ""))
+        and (wanted.client is None or entry.job.client == wanted.client)
     )
-
-
-def _stored(entry: _Entry) -> StoredJob:
-    attempts = tuple(entry.attempts[number] for number in sorted(entry.attempts))
-    return StoredJob(job=entry.job, status=entry.status, result=entry.result, attempts=attempts)
-
-
-def _without_bodies(stored: StoredJob) -> StoredJob:
-    result = None if stored.result is None else replace(stored.result, output=None)
-    return replace(stored, job=replace(stored.job, body=None), result=result)

@@ -61,6 +61,7 @@ class Ask(msgspec.Struct):
     stream: bool = False
     stream_options: dict[str, Any] | None = None
     max_tokens: int | None = None
+    max_output_tokens: int | None = None
     messages: list[Any] | None = None
     prompt: Any = None
     input: Any = None

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from tests.fakes import stub_answers as answers
 from tests.fakes.stub_door import Door
+from tests.fakes.stub_events import MessagesWording, ResponsesWording
 from tests.fakes.stub_llama import LlamaDialect
 from tests.fakes.stub_options import Faults, Serving
 from tests.fakes.stub_vllm import VllmDialect
@@ -54,12 +55,13 @@ class Generation:
         self._embeds = path.endswith(b"embeddings")
         self._alias = owner.dialect.alias
         serving = owner.serving
-        limit = ask.max_tokens if ask.max_tokens and ask.max_tokens > 0 else serving.tokens
+        asked = ask.max_output_tokens or ask.max_tokens or 0
+        limit = asked if asked > 0 else serving.tokens
         self._tokens = min(limit, serving.tokens)
         self._reason = b"length" if limit < serving.tokens else b"stop"
         self._counts = answers.Counts(answers.prompt_tokens(ask.text()))
         self.longest = self._counts.prompt + limit  # tokens
-        self._words = owner.dialect.wording(number, ask.model or self._alias, chat=path.endswith(b"chat/completions"))
+        self._words = self._wording(path)
         self._sent = 0
         self._received_at = monotonic()
         self._started_at: float | None = None
@@ -70,6 +72,14 @@ class Generation:
         self._spinner: subprocess.Popen[bytes] | None = None
         self._carry = b""  # the second half of a code point, until the next write
         door.work = self
+
+    def _wording(self, path: bytes) -> answers.Wording | MessagesWording | ResponsesWording:
+        named = self._ask.model or self._alias
+        if path == b"/v1/messages":
+            return MessagesWording(self.number, named, self._counts.prompt)
+        if path == b"/v1/responses":
+            return ResponsesWording(self.number, named, self._counts.prompt)
+        return self.owner.dialect.wording(self.number, named, chat=path.endswith(b"chat/completions"))
 
     def start(self) -> None:
         """It has a slot."""
@@ -115,6 +125,10 @@ class Generation:
     def writable(self) -> None:
         if not self.owner.serving.token_rate and self._started_at is not None and not self._over:
             self._pour()
+
+    @property
+    def prompt(self) -> str:
+        return self._ask.text()
 
     def record(self) -> dict[str, object]:
         """Its line of the request log. Times are monotonic seconds; `start` is when it got its slot."""

@@ -62,6 +62,9 @@ class LlamaDialect:
                 return answers.json_answer(answers.props(serving.model, self.alias, load.n_ctx, serving.slots))
             case b"/v1/models" | b"/models":
                 return answers.json_answer(answers.models(serving.model, self.alias, load.n_ctx))
+            case b"/v1/messages/count_tokens":
+                count = answers.prompt_tokens(answers.decode(body).text())
+                return answers.json_answer(b'{"input_tokens":%d}' % count)
             case b"/tokenize":
                 tokens = list(range(answers.prompt_tokens(answers.decode(body).text())))
                 return answers.json_answer(json.dumps({"tokens": tokens}).encode())

@@ -52,6 +52,7 @@ class Faults:
     exit_status: int = 0
     abort_with_cuda_oom_on_request: int = 0  # SIGABRT after llama.cpp's words
     oom_alive_above_ctx: int = 0  # every request: the words, status 500, and it lives; only where -c asks for more
+    abort_on: str = ""  # SIGABRT after the words of a failed assertion, for each prompt with this in it
     die_before_first_byte: int = 0  # SIGKILL itself
     die_mid_stream: int = 0  # SIGKILL itself after half of the tokens
     hang_on_request: int = 0  # this, all later ones, /slots and /metrics; /health stays 200, as seen in the field
@@ -71,6 +72,7 @@ class Faults:
     fork_worker: bool = False  # a child in a session of its own that holds stdout
     log_flood: int = 0  # bytes on stdout, once ready, in one line without an end
     fail_embeddings: int = 0  # status
+    lacks: str = ""  # paths that it does not have, with commas between: an older version, or another server
     split_utf8: bool = False  # code points cut in two by chunks and writes
     invalid_utf8: bool = False
 

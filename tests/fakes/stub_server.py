@@ -23,7 +23,10 @@ from tests.fakes.stub_loading import Loading, say
 from tests.fakes.stub_options import Faults, Serving
 from tests.fakes.stub_vllm import DEAD, VllmDialect
 
-INFERENCE = {b"/v1/chat/completions", b"/v1/completions", b"/v1/embeddings", b"/chat/completions", b"/completions"}
+INFERENCE = {b"/v1/chat/completions", b"/v1/completions", b"/v1/embeddings", b"/chat/completions", b"/completions"} | {
+    b"/v1/messages",
+    b"/v1/responses",
+}
 LAST_BREATH_S = 0.5  # between the death of its engine and the end of the leader; 2.6 to 3.8 s were seen of vLLM
 
 
@@ -75,7 +78,9 @@ class Stub:
     # --- requests ---------------------------------------------------------------------------------------------------
 
     def handle(self, door: Door, method: bytes, path: bytes, body: bytes) -> None:
-        if path in INFERENCE and method == b"POST" and self.ready:
+        if self.ready and path.decode("latin-1") in self.faults.lacks.split(","):
+            door.write_and_close(self.dialect.error(404, "File Not Found"))
+        elif path in INFERENCE and method == b"POST" and self.ready:
             self._infer(door, path, body)
         elif not self.ready:
             door.write(answers.error_answer(503, "Loading model"))
@@ -177,15 +182,20 @@ class Stub:
         if self.faults.spins and self._spinner is None:
             self._spinner = spinner()
 
+    def _abort(self, *words: str) -> None:
+        say(*words)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        os.abort()
+
     def _goes_wrong(self, generation: Generation) -> bool:
         faults, number = self.faults, generation.number
         if number == faults.die_before_first_byte:
             self.die()
         if number == faults.abort_with_cuda_oom_on_request:
             self.strike()
-            say(*answers.RUN_OOM_LINES)
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            os.abort()
+            self._abort(*answers.RUN_OOM_LINES)
+        if faults.abort_on and faults.abort_on in generation.prompt:
+            self._abort("ggml.c:1801: GGML_ASSERT(ggml_can_mul_mat(a, b)) failed")
         if faults.oom_alive_above_ctx and self.serving.ctx > faults.oom_alive_above_ctx:
             say(self.dialect.oom_lines(0)[0])
             generation.outcome = "fault"

@@ -18,7 +18,9 @@ from tests.fakes.config_example import BLOCK, COMMENTED, EXAMPLE, uncommented, w
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
 ROW = re.compile(r"^\| `[a-z]", re.MULTILINE)
-AROUND = Surroundings({"CLOUD_KEY": "sk-1"}, "/home/ada", root=False, folder="/etc/llm-supervisord")
+AROUND = Surroundings(
+    {"CLOUD_KEY": "sk-1", "EDITOR_KEY": "0123456789abcdef"}, "/home/ada", root=False, folder="/etc/llm-supervisord"
+)
 EVERY = tuple(kind.value for kind in RuntimeKind)
 
 
@@ -153,6 +155,7 @@ def in_example() -> dict[tuple[str, str], Any]:
     for runtime, kind, values in (
         *((backend["runtime"], "backends.NAME.", backend) for backend in document.pop("backends").values()),
         *(("", "models.NAME.", model) for model in document.pop("models").values()),
+        *(("", "keys.NAME.", key) for key in document.pop("keys").values()),
         ("", "", document),
     ):
         found |= {(path, runtime): value for path, value in flat(values, kind).items()}

@@ -4,24 +4,22 @@ A quick job is queued, started and finished between two commits; folded, it cost
 happens on the caller's thread, record by record, so that the writer never holds the interpreter lock for long.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-import msgspec
-
 from supervisord.adapters.store.incidents import Packed, compressed
+from supervisord.adapters.store.packing import packed_attempt, packed_event, packed_footprint, packed_job
+from supervisord.adapters.store.plain import clean_row
 from supervisord.adapters.store.statements import Row
 from supervisord.core.job import TERMINAL
 from supervisord.core.record import AttemptRecord, EventRecord, FootprintRecord, Identity, JobRecord, JobResult
 
-# status, attempt, backend, generation, started_at, queue_wait_s, finished_at, reason, detail
+# status, attempt, backend, generation, started_at, queue_wait_s, finished_at, reason, detail, http_status,
+# content_type, failures
 State = tuple[object, ...]
-QUEUED: Final[State] = ("queued", 0, None, None, None, None, None, None, "")
-_ATTEMPT, _GENERATION, _STARTED_AT, _FINISHED_AT = 1, 3, 4, 6
-
-_SMALLEST: Final = -(2**63)
-_LARGEST: Final = 2**63 - 1
+QUEUED: Final[State] = ("queued", 0, None, None, None, None, None, None, "", None, "", None)
+_ATTEMPT, _GENERATION, _STARTED_AT, _FINISHED_AT, _FAILURES = 1, 3, 4, 6, 11
 
 ProfileKey = tuple[str, int, str, str, str, Identity]
 
@@ -34,6 +32,8 @@ class Rows:
     outputs: tuple[Row, ...] = ()
     jobs: tuple[Row, ...] = ()
     moves: tuple[Row, ...] = ()
+    ended: tuple[Row, ...] = ()
+    streams: tuple[Row, ...] = ()
     profiles: tuple[Row, ...] = ()
     attempts: tuple[Row, ...] = ()
     events: tuple[Row, ...] = ()
@@ -60,6 +60,8 @@ class Group:
     """Not thread-safe: the writer guards the open group with its lock, and owns the ones it has taken."""
 
     known_profiles: Profiles
+    life: int = 1  # of the daemon, in this store
+    keep_bodies: bool = True  # of jobs that are not durable, and the requests of those that are
     records: int = 0
     body_bytes: int = 0
     since: float = 0.0  # monotonic, of the first record
@@ -67,6 +69,7 @@ class Group:
     _states: dict[str, State] = field(default_factory=dict)
     _requests: dict[str, bytes] = field(default_factory=dict)
     _outputs: dict[str, bytes] = field(default_factory=dict)
+    _streams: dict[tuple[str, int], bytes] = field(default_factory=dict)
     _profiles: list[Row] = field(default_factory=list)
     _attempts: list[Row] = field(default_factory=list)
     _events: list[Row] = field(default_factory=list)
@@ -77,18 +80,7 @@ class Group:
         self.records += 1
         if job.id in self._jobs:
             return
-        # sqlite3 binds exact int, float and str at once, and asks its adapters about subclasses, ten times slower.
-        self._jobs[job.id] = (
-            job.id,
-            job.endpoint,
-            job.model,
-            int(job.priority),
-            1 if job.stream else 0,
-            job.client,
-            job.submitted_at,
-            job.max_tokens,
-            job.temperature,
-        )
+        self._jobs[job.id] = packed_job(job)
         if body is not None:
             self._requests[job.id] = body
             self.body_bytes += len(body)
@@ -99,14 +91,30 @@ class Group:
         if before[_FINISHED_AT] is not None or number <= before[_ATTEMPT]:  # type: ignore[operator] # an int
             return
         first = at if before[_STARTED_AT] is None else before[_STARTED_AT]
-        self._states[job_id] = ("running", number, backend, generation, first, None, None, None, "")
+        failures = before[_FAILURES]
+        self._states[job_id] = (
+            "running", number, backend, generation, first, None, None, None, "", None, "", failures,
+        )  # fmt: skip
+
+    def requeued(self, job_id: str, number: int, detail: str, failures: int) -> None:
+        """Only of durable jobs, and none of those that are put."""
+        self.records += 1
+        before = self._states.get(job_id, QUEUED)
+        if before[_FINISHED_AT] is not None or number < before[_ATTEMPT]:  # type: ignore[operator] # an int
+            return
+        if job_id in self._jobs:
+            return
+        first = before[_STARTED_AT]
+        self._states[job_id] = (
+            "queued", number, None, before[_GENERATION], first, None, None, None, detail, None, "", failures,
+        )  # fmt: skip
 
     def result(self, result: JobResult, output: bytes | None) -> None:
         if result.status not in TERMINAL:
             raise ValueError(f"a result is final; {result.status} is not")
         self.records += 1
         before = self._states.get(result.job_id, QUEUED)
-        if before[_FINISHED_AT] is not None:
+        if before[_FINISHED_AT] is not None or result.attempts < before[_ATTEMPT]:  # type: ignore[operator] # an int
             return
         self._states[result.job_id] = (
             result.status._value_,
@@ -118,62 +126,33 @@ class Group:
             result.finished_at,
             None if result.reason is None else result.reason._value_,
             result.detail,
+            result.http_status,
+            result.content_type,
+            before[_FAILURES],
         )
-        if output is not None:
+        if output is not None and (self.keep_bodies or result.job_id not in self._jobs):
             self._outputs[result.job_id] = output
             self.body_bytes += len(output)
 
     def attempt(self, attempt: AttemptRecord) -> None:
         self.records += 1
-        usage = attempt.usage
-        self._attempts.append(
-            (
-                attempt.job_id,
-                attempt.number,
-                attempt.backend,
-                attempt.generation,
-                self._profile(attempt),
-                attempt.started_at,
-                attempt.queue_wait_s,
-                attempt.duration_s,
-                attempt.ttft_s,
-                usage.tokens_in,
-                usage.tokens_cached,
-                usage.tokens_out,
-                usage.tokens_per_second,
-                attempt.http_status,
-                attempt.status._value_,
-                None if attempt.reason is None else attempt.reason._value_,
-                attempt.detail,
-                attempt.bytes_out,
-            )
-        )
+        self._attempts.append(packed_attempt(attempt, self._profile(attempt)))
+
+    def stream(self, job_id: str, first: int, events: Sequence[bytes]) -> None:
+        """The last event of a number counts."""
+        self.records += 1
+        for number, event in enumerate(events, first):
+            self.body_bytes += len(event) - len(self._streams.get((job_id, number), b""))
+            self._streams[job_id, number] = event
 
     def event(self, event: EventRecord) -> None:
         self.records += 1
-        self._events.append(
-            (
-                event.at,
-                event.kind._value_,
-                event.message,
-                event.backend,
-                event.generation,
-                event.job_id,
-                _json(event.data),
-            )
-        )
+        self._events.append(packed_event(event))
 
     def footprint(self, footprint: FootprintRecord) -> None:
         """The last one of a key counts."""
         self.records += 1
-        self._footprints[footprint.key] = (
-            footprint.key,
-            footprint.backend,
-            footprint.at,
-            footprint.vram,
-            footprint.ram,
-            footprint.load_s,
-        )
+        self._footprints[footprint.key] = packed_footprint(footprint)
 
     def incident(self, incident_id: str, packed: Packed) -> None:
         """The last state of an incident counts."""
@@ -196,11 +175,14 @@ class Group:
     def rows(self) -> Rows:
         """Everything, for one transaction. The group is unchanged: it can be written again after a failure."""
         states, incidents = self._states, self._incidents
+        moves = [(job_id, state) for job_id, state in states.items() if job_id not in self._jobs]
         return Rows(
             requests=tuple(self._requests.items()),
-            outputs=tuple((job_id, output, job_id in self._jobs) for job_id, output in self._outputs.items()),
-            jobs=tuple((*job, *states.get(job_id, QUEUED)) for job_id, job in self._jobs.items()),
-            moves=tuple((job_id, *state) for job_id, state in states.items() if job_id not in self._jobs),
+            outputs=tuple(self._output(job_id, output) for job_id, output in self._outputs.items()),
+            jobs=tuple((*job, *states.get(job_id, QUEUED)[:_FAILURES]) for job_id, job in self._jobs.items()),
+            moves=tuple((job_id, *state, self.life) for job_id, state in moves),
+            ended=() if self.keep_bodies else _ended(moves),
+            streams=tuple((*key, event) for key, event in self._streams.items()),
             profiles=tuple(self._profiles),
             attempts=tuple(self._attempts),
             events=tuple(self._events),
@@ -214,51 +196,45 @@ class Group:
         """One record at a time, in a form that SQLite takes, each with its name: to save what can be saved."""
         every = self.rows()
         for row in every.profiles:
-            yield "a profile", Rows(profiles=(_clean(row),))
-        for row in every.jobs:
-            yield f"job {row[0]}", Rows(*self._bodies(row, new=True), jobs=(_clean(row),))
-        for row in every.moves:
-            yield f"the state of job {row[0]}", Rows(*self._bodies(row, new=False), moves=(_clean(row),))
-        for row in every.attempts:
-            yield f"attempt {row[1]} of job {row[0]}", Rows(attempts=(_clean(row),))
+            yield "a profile", Rows(profiles=(clean_row(row),))
+        yield from self._pieces_of_jobs(every)
         for row in every.events:
-            yield "an event", Rows(events=(_clean(row),))
+            yield "an event", Rows(events=(clean_row(row),))
         for row in every.footprints:
-            yield f"the footprint of {row[1]}", Rows(footprints=(_clean(row),))
+            yield f"the footprint of {row[1]}", Rows(footprints=(clean_row(row),))
         for row, body in zip(every.incidents, every.incident_evidence, strict=True):
-            jobs = tuple(_clean(each) for each in every.incident_jobs if each[0] == row[0])
+            jobs = tuple(clean_row(each) for each in every.incident_jobs if each[0] == row[0])
             yield (
                 f"incident {row[0]}",
-                Rows(incidents=(_clean(row),), incident_jobs=jobs, incident_evidence=(_clean(body),)),
+                Rows(incidents=(clean_row(row),), incident_jobs=jobs, incident_evidence=(clean_row(body),)),
             )
 
-    def _bodies(self, row: Row, *, new: bool) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+    def _pieces_of_jobs(self, every: Rows) -> Iterator[tuple[str, Rows]]:
+        for row in every.jobs:
+            yield f"job {row[0]}", Rows(*self._bodies(row), jobs=(clean_row(row),))
+        ended = set(every.ended)
+        for row in every.moves:
+            own = (row[:1],)
+            moved = Rows(*self._bodies(row), moves=(clean_row(row),), ended=own if own[0] in ended else ())
+            yield f"the state of job {row[0]}", moved
+        for row in every.streams:
+            yield f"an event of the stream of job {row[0]}", Rows(streams=(clean_row(row),))
+        for row in every.attempts:
+            yield f"attempt {row[1]} of job {row[0]}", Rows(attempts=(clean_row(row),))
+
+    def _bodies(self, row: Row) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
         job_id = str(row[0])
         request, output = self._requests.get(job_id), self._outputs.get(job_id)
         return (
-            () if request is None else (_clean((job_id, request)),),
-            () if output is None else (_clean((job_id, output, new)),),
+            () if request is None else (clean_row((job_id, request)),),
+            () if output is None else (clean_row(self._output(job_id, output)),),
         )
 
-
-def _json(data: Mapping[str, object]) -> str:
-    """Encoded at once, on the caller's thread: what it holds may change later."""
-    if not data:
-        return "{}"
-    try:
-        return msgspec.json.encode(data).decode()
-    except (TypeError, ValueError, msgspec.MsgspecError) as error:
-        return msgspec.json.encode({"unreadable": repr(error)}).decode()
+    def _output(self, job_id: str, output: bytes) -> Row:
+        state = self._states[job_id]
+        is_new = job_id in self._jobs
+        return (job_id, output, is_new, state[_ATTEMPT], self.life, state[_FINISHED_AT], self.keep_bodies)
 
 
-def _clean(row: Row) -> Row:
-    return tuple(_clean_value(value) for value in row)
-
-
-def _clean_value(value: object) -> object:
-    """A value as SQLite can hold it: lone surrogates are spelt out, integers past 64 bits become the last that fit."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, int):
-        return min(max(value, _SMALLEST), _LARGEST)
-    return value
+def _ended(moves: Sequence[tuple[str, State]]) -> tuple[Row, ...]:
+    return tuple((job_id,) for job_id, state in moves if state[_FINISHED_AT] is not None)

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from supervisord.adapters.store.plain import encoded, text
 from supervisord.adapters.store.statements import Row
 from supervisord.core.exits import Judgement
 from supervisord.core.incident import Cost, Incident, IncidentKind, Step
@@ -46,7 +47,7 @@ def pack(incident: Incident) -> Packed:
         cost.downtime_s,
         cost.jobs_retried,
         cost.jobs_failed,
-        _json(told).decode(),
+        text(told),
     )
     return Packed(row, jobs, _evidence(incident))
 
@@ -97,15 +98,15 @@ def _read(body: bytes) -> Mapping[str, Any]:
 
 def _evidence(incident: Incident) -> bytes:
     """Within MOST_EVIDENCE: the oldest samples go first, then the oldest lines, then the largest facts. It says so."""
-    whole = _json({"log": incident.log, "samples": incident.samples, "facts": incident.facts})
+    whole = encoded({"log": incident.log, "samples": incident.samples, "facts": incident.facts})
     more = len(incident.in_flight) - MOST_JOBS
     if len(whole) <= MOST_EVIDENCE and more <= 0:
         return whole
     facts, left_out = _small_facts(incident.facts)
-    room = MOST_EVIDENCE - _MARGIN - len(_json(facts)) - sum(len(name) + 4 for name in left_out)
-    log = _newest([_json(line) for line in incident.log], room)
+    room = MOST_EVIDENCE - _MARGIN - len(encoded(facts)) - sum(len(name) + 4 for name in left_out)
+    log = _newest([encoded(line) for line in incident.log], room)
     room -= sum(len(line) + 1 for line in log)
-    samples = _newest([_json(sample) for sample in incident.samples], room)
+    samples = _newest([encoded(sample) for sample in incident.samples], room)
     cut = {
         "samples": len(incident.samples) - len(samples),
         "log_lines": len(incident.log) - len(log),
@@ -113,14 +114,14 @@ def _evidence(incident: Incident) -> bytes:
         "facts": left_out,
     }
     told = {**facts, "cut": {name: what for name, what in cut.items() if what}}
-    return _json(
+    return encoded(
         {"log": [msgspec.Raw(line) for line in log], "samples": [msgspec.Raw(s) for s in samples], "facts": told}
     )
 
 
 def _small_facts(facts: Mapping[str, object]) -> tuple[dict[str, object], list[str]]:
     """The facts without the largest of them, until they take half of the room at most; the names of the others."""
-    sizes = {name: len(_json(value)) for name, value in facts.items()}
+    sizes = {name: len(encoded(value)) for name, value in facts.items()}
     left_out: list[str] = []
     while sum(sizes.values()) > MOST_EVIDENCE // 2:
         largest = max(sizes, key=lambda name: sizes[name])
@@ -129,48 +130,12 @@ def _small_facts(facts: Mapping[str, object]) -> tuple[dict[str, object], list[s
     return {name: value for name, value in facts.items() if name in sizes}, left_out
 
 
-def _newest(encoded: Sequence[bytes], room: int) -> list[bytes]:
+def _newest(lines: Sequence[bytes], room: int) -> list[bytes]:
     """As many as find room from the last one on, in their order."""
     kept: list[bytes] = []
-    for each in reversed(encoded):
+    for each in reversed(lines):
         room -= len(each) + 1
         if room < 0:
             break
         kept.append(each)
     return kept[::-1]
-
-
-# --- JSON ------------------------------------------------------------------------------------------------------------
-
-
-def _json(value: object) -> bytes:
-    """Whatever it is: what JSON does not know is kept as words."""
-    try:
-        return msgspec.json.encode(value, enc_hook=_known)
-    except (TypeError, ValueError, OverflowError, msgspec.MsgspecError):
-        return msgspec.json.encode(_plain(value))
-
-
-def _known(value: object) -> object:
-    return dict(value) if isinstance(value, Mapping) else repr(value)
-
-
-def _plain(value: object) -> object:
-    """For what the encoder refuses: lone surrogates, numbers beyond 64 bits, keys that are no text."""
-    if isinstance(value, Mapping):
-        return {_words(str(key)): _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    if value is None or isinstance(value, bool | float):
-        return value
-    if isinstance(value, int) and -(2**63) <= value < 2**64:
-        return value
-    if isinstance(value, Judgement):
-        return {"rule": _words(value.rule), "matched": value.matched, "because": _words(value.because)}
-    if isinstance(value, Step):
-        return {"at": value.at, "what": _words(value.what)}
-    return _words(value if isinstance(value, str) else repr(value))
-
-
-def _words(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()

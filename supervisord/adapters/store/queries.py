@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from supervisord.adapters.store.incidents import unpacked
 from supervisord.adapters.store.rows import Row, attempt_record, stored_event, stored_job
@@ -12,7 +12,7 @@ from supervisord.core.errors import ConflictError, InvalidRequestError
 from supervisord.core.incident import Incident
 from supervisord.core.job import JobStatus
 from supervisord.core.record import AttemptRecord, FootprintRecord
-from supervisord.ports import DayCounts, IncidentFilter, JobFilter, StoredEvent, StoredJob
+from supervisord.ports import DayCounts, IncidentFilter, JobFilter, Page, StoredEvent, StoredJob
 
 LARGEST_PAGE: Final = 1000
 _BY_ID: Final = "INDEXED BY sqlite_autoindex_jobs_1"  # the table itself, which lies in the order of its ids
@@ -38,14 +38,14 @@ def check_limit(limit: int) -> None:
         raise InvalidRequestError(f"limit must be 1 to {LARGEST_PAGE}, not {limit}", param="limit")
 
 
-def job(connection: sqlite3.Connection, job_id: str) -> StoredJob | None:
-    """The job with this id or this beginning of one, with its bodies. Raises ConflictError where several begin so."""
-    row = _row_beginning(connection, job_id, "job", _filled("jobs", index=_BY_ID, conditions=_BEGINS))
+def job(connection: sqlite3.Connection, job_id: str, *, bodies: bool) -> StoredJob | None:
+    """The job with this id or this beginning of one. Raises ConflictError where several begin so."""
+    row = _row_beginning(connection, job_id, "job", filled("jobs", index=_BY_ID, conditions=_BEGINS, order="id"))
     if row is None:
         return None
     found = row[0]
-    bodies = dict(connection.execute(SQL["bodies"], (found,)))
-    return stored_job(row, bodies, _attempts(connection, [found]).get(found, ()))
+    kept = dict(connection.execute(SQL["bodies"], (found,))) if bodies else {}
+    return stored_job(row, kept, attempts_of(connection, [found]).get(found, ()))
 
 
 def _row_beginning(connection: sqlite3.Connection, beginning: str, what: str, sql: str) -> Row | None:
@@ -53,7 +53,7 @@ def _row_beginning(connection: sqlite3.Connection, beginning: str, what: str, sq
     if not beginning or not beginning.isascii():
         return None
     values = {"first": beginning, "past": beginning + _PAST_ANY_ID, "limit": 2}
-    rows: list[Row] = connection.execute(sql.replace("DESC", "ASC"), values).fetchall()
+    rows: list[Row] = connection.execute(sql, values).fetchall()
     if not rows:
         return None
     if len(rows) > 1 and rows[0][0] != beginning:
@@ -64,54 +64,77 @@ def _row_beginning(connection: sqlite3.Connection, beginning: str, what: str, sq
 def jobs(connection: sqlite3.Connection, wanted: JobFilter) -> Sequence[StoredJob]:
     """Newest first, without bodies."""
     index, conditions = _plan(wanted)
-    values = {
-        "status": wanted.status,
-        "model": wanted.model,
-        "backend": wanted.backend,
-        "since": wanted.since,
-        "after": wanted.after,
-        "limit": wanted.limit,
-    }
-    sql = _filled("jobs", index=index, conditions=" AND ".join(conditions) or "TRUE")
-    rows = connection.execute(sql, values).fetchall()
-    attempts = _attempts(connection, [row[0] for row in rows])
+    sql = filled("jobs", index=index, conditions=" AND ".join(conditions) or "TRUE", order="id DESC")
+    return bare_jobs(connection, connection.execute(sql, asdict(wanted)).fetchall())
+
+
+def bare_jobs(connection: sqlite3.Connection, rows: Sequence[Row]) -> Sequence[StoredJob]:
+    """Rows of `jobs.sql` with their attempts, without bodies."""
+    attempts = attempts_of(connection, [row[0] for row in rows])
     return [stored_job(row, {}, attempts.get(row[0], ())) for row in rows]
 
 
 def _plan(wanted: JobFilter) -> tuple[str, list[str]]:
-    conditions = []
     index = _BY_ID
+    conditions = []
     if wanted.after is not None:
         conditions.append("id < :after")
     if wanted.since is not None:
         # The ids keep their order when the clock is put back, so the oldest id is not that of the earliest time.
         oldest = "SELECT min(id) FROM jobs INDEXED BY jobs_submitted WHERE submitted_at >= :since"
         conditions.append(f"submitted_at >= :since AND id >= ({oldest})")
-    if wanted.model is not None:
-        index = "INDEXED BY jobs_model"
-        conditions.append("model = :model")
-    if wanted.backend is not None:
-        index = "INDEXED BY jobs_backend"
-        conditions.append("backend = :backend")
+    given = {column for column in _COLUMNS if getattr(wanted, column) is not None}
+    conditions += [f"{column} = :{column}" for column in _COLUMNS if column in given]
+    for columns, its_index in _BY_COLUMNS.items():  # the last that is asked for leaves the fewest to look at
+        if columns <= given:
+            index = f"INDEXED BY {its_index}"
     if wanted.status is not None:
         conditions.append("status = :status")
         if wanted.status != JobStatus.DONE:
-            index = "INDEXED BY jobs_not_done"
+            index = "INDEXED BY jobs_not_done" if wanted.batch is None else index
             conditions.append("status <> 'done'")
     return index, conditions
 
 
-def _attempts(connection: sqlite3.Connection, job_ids: Sequence[str]) -> dict[str, list[AttemptRecord]]:
+_COLUMNS: Final = ("model", "backend", "client", "origin", "batch")
+_BY_COLUMNS: Final = {
+    frozenset({"model"}): "jobs_model",
+    frozenset({"backend"}): "jobs_backend",
+    frozenset({"client"}): "jobs_client",
+    frozenset({"origin"}): "jobs_origin",
+    frozenset({"origin", "model"}): "jobs_origin_model",
+    frozenset({"origin", "client"}): "jobs_origin_client",
+    frozenset({"batch"}): "jobs_lines",
+}
+
+
+def with_bodies(
+    connection: sqlite3.Connection, rows: Sequence[Row], part: str, most_bytes: int
+) -> Sequence[tuple[Row, dict[str, bytes]]]:
+    """Rows of `jobs.sql`, each with one body: as many as have `most_bytes` of them together, but at least one."""
+    found: list[tuple[Row, dict[str, bytes]]] = []
+    size = 0
+    for row in rows:
+        kept = connection.execute(SQL[part], (row[0],)).fetchone()
+        size += 0 if kept is None else len(kept[0])
+        if found and size > most_bytes:
+            break
+        found.append((row, {} if kept is None else {part: kept[0]}))
+    return found
+
+
+def attempts_of(connection: sqlite3.Connection, job_ids: Sequence[str]) -> dict[str, list[AttemptRecord]]:
+    """By job, in their order."""
     found: dict[str, list[AttemptRecord]] = {}
     if job_ids:
-        for row in connection.execute(_filled("attempts", ids=", ".join("?" * len(job_ids))), job_ids):
+        for row in connection.execute(filled("attempts", ids=", ".join("?" * len(job_ids))), job_ids):
             found.setdefault(row[0], []).append(attempt_record(row))
     return found
 
 
 def incident(connection: sqlite3.Connection, incident_id: str) -> Incident | None:
     """The incident with this id or this beginning of one, whole. Raises ConflictError where several begin so."""
-    sql = _filled("incidents", index=_INCIDENTS_BY_ID, conditions=_BEGINS)
+    sql = filled("incidents", index=_INCIDENTS_BY_ID, conditions=_BEGINS).replace("DESC", "ASC")
     row = _row_beginning(connection, incident_id, "incident", sql)
     if row is None:
         return None
@@ -122,7 +145,7 @@ def incident(connection: sqlite3.Connection, incident_id: str) -> Incident | Non
 def incidents(connection: sqlite3.Connection, wanted: IncidentFilter) -> Sequence[Incident]:
     """Newest first, without their evidence."""
     index, conditions = _incidents_plan(wanted)
-    sql = _filled("incidents", index=index, conditions=" AND ".join(conditions) or "TRUE")
+    sql = filled("incidents", index=index, conditions=" AND ".join(conditions) or "TRUE")
     return [unpacked(row, None) for row in connection.execute(sql, asdict(wanted))]
 
 
@@ -158,7 +181,7 @@ def events(connection: sqlite3.Connection, wanted: EventsWanted) -> Sequence[Sto
         conditions.append("at >= :since")
     if wanted.until is not None:
         conditions.append("at < :until")
-    sql = _filled(
+    sql = filled(
         "events",
         index="NOT INDEXED" if backend is None else "INDEXED BY events_backend",
         conditions=" AND ".join(conditions),
@@ -169,7 +192,7 @@ def events(connection: sqlite3.Connection, wanted: EventsWanted) -> Sequence[Sto
 
 
 def counts_since(connection: sqlite3.Connection, since: float) -> DayCounts:
-    counts = dict(connection.execute(SQL["counts"], (since,)))
+    counts = dict(connection.execute(SQL["counts"], {"since": since}))
     return DayCounts(
         done=counts.get(JobStatus.DONE, 0),
         failed=counts.get(JobStatus.FAILED, 0) + counts.get(JobStatus.ABANDONED, 0),
@@ -181,8 +204,38 @@ def footprints(connection: sqlite3.Connection) -> Sequence[FootprintRecord]:
     return [FootprintRecord(*row) for row in connection.execute(SQL["footprints"])]
 
 
-def _filled(name: str, **parts: str) -> str:
+def filled(name: str, **parts: str) -> str:
+    """A statement with `{part}` replaced by text of this program."""
     sql = SQL[name]
     for part, text in parts.items():
         sql = sql.replace(f"{{{part}}}", text)
     return sql
+
+
+# --- pages -----------------------------------------------------------------------------------------------------------
+
+_Listed = TypeVar("_Listed")
+
+
+def page(wanted: Page) -> tuple[dict[str, object], list[str]]:
+    """The values and conditions of a page. Raises InvalidRequestError for a limit outside 1 to 1000."""
+    check_limit(wanted.limit)
+    behind, ahead = (">", "<") if wanted.oldest_first else ("<", ">")
+    conditions = []
+    if wanted.after is not None:
+        conditions.append(f"id {behind} :after")
+    if wanted.before is not None:
+        conditions.append(f"id {ahead} :before")
+    if wanted.client is not None:
+        conditions.append("client = :client")
+    return asdict(wanted), conditions
+
+
+def direction(wanted: Page) -> str:
+    """In which the page is read; from its end where it has to end beside an id."""
+    return "ASC" if wanted.oldest_first != (wanted.before is not None) else "DESC"
+
+
+def in_order(wanted: Page, found: Sequence[_Listed]) -> Sequence[_Listed]:
+    """A page that was read in `direction`, in the order that was asked for."""
+    return found if wanted.before is None else found[::-1]

@@ -1,10 +1,11 @@
-"""A few threads that only read, each query bounded in time."""
+"""A few threads that only read, each query bounded in time; who feeds the backends does not wait for who lists."""
 
 import asyncio
 import queue
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from enum import Enum
 from pathlib import Path
 from time import monotonic
 from typing import Final, TypeVar
@@ -15,21 +16,57 @@ from supervisord.core.errors import StoreUnavailableError
 
 _T = TypeVar("_T")
 
-_READERS: Final = 2  # a slow listing must not hold up the look at one job
-_MOST_WAITING: Final = 64
+# A bound for the memory alone, some 2 KB each: a query takes 0.1 ms, and one that cannot have its turn is told after
+# 10 s. Thousands of clients may ask at the same moment, as all do whose connections were cut at once.
+_MOST_WAITING: Final = 10_000
 _LONGEST_QUERY_S: Final = 5.0
 _STEPS_BETWEEN_LOOKS: Final = 10_000  # of SQLite's virtual machine: well below a millisecond
 
 
+class Lane(Enum):
+    """What is asked: no kind stands behind another."""
+
+    FEED = "feed"  # what the engine does next
+    LOOK = "look"  # at one thing, by its name
+    LIST = "list"  # through many, which may take as long as a query can
+
+
+_AT_ONCE: Final = {Lane.FEED: 1, Lane.LOOK: 2, Lane.LIST: 2}
+
+
 class Readers:
-    """Connections that cannot write. In WAL mode they see the last commit and never wait for the writer."""
+    """All lanes."""
 
     def __init__(self, path: Path) -> None:
         """Raises sqlite3.Error."""
+        self._lanes: dict[Lane, _Lane] = {}
+        try:
+            for lane in Lane:
+                self._lanes[lane] = _Lane(path, lane)
+        except sqlite3.Error:
+            self.close()
+            raise
+
+    async def run(self, query: Callable[[sqlite3.Connection], _T], lane: Lane = Lane.LOOK) -> _T:
+        """The answer of `query`, all of whose reads see the same state. Raises StoreUnavailableError."""
+        return await self._lanes[lane].run(query)
+
+    def close(self) -> None:
+        """End the queries in progress and those that wait, and close."""
+        for lane in self._lanes.values():
+            lane.stop()
+        for lane in self._lanes.values():
+            lane.close()
+
+
+class _Lane:
+    """Connections that cannot write. In WAL mode they see the last commit and never wait for the writer."""
+
+    def __init__(self, path: Path, lane: Lane) -> None:
         self._path = path
         self._all: list[_Reader] = []
         try:
-            for _ in range(_READERS):
+            for _ in range(_AT_ONCE[lane]):
                 self._all.append(_Reader(path))
         except sqlite3.Error:
             self._close_all()
@@ -37,12 +74,11 @@ class Readers:
         self._free: queue.SimpleQueue[_Reader] = queue.SimpleQueue()
         for reader in self._all:
             self._free.put(reader)
-        self._threads = ThreadPoolExecutor(_READERS, thread_name_prefix="store-reader")
+        self._threads = ThreadPoolExecutor(_AT_ONCE[lane], thread_name_prefix=f"store-{lane.value}")
         self._waiting = 0
         self._closed = False
 
     async def run(self, query: Callable[[sqlite3.Connection], _T]) -> _T:
-        """The answer of `query`, all of whose reads see the same state. Raises StoreUnavailableError."""
         if self._closed:
             raise StoreUnavailableError("the store is closed")
         if self._waiting >= _MOST_WAITING:
@@ -77,11 +113,12 @@ class Readers:
             words = f"{self._path} cannot be read ({error})"
         return StoreUnavailableError(words)
 
-    def close(self) -> None:
-        """End the queries in progress and those that wait, and close."""
+    def stop(self) -> None:
         self._closed = True
         for reader in self._all:
             reader.stop()
+
+    def close(self) -> None:
         self._threads.shutdown()  # cancelling what waits would look like a cancellation of the asking task
         self._close_all()
 

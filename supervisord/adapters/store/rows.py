@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from supervisord.adapters.store.packing import unpacked_terms
 from supervisord.core.job import FailureReason, JobStatus
 from supervisord.core.record import AttemptRecord, EventKind, EventRecord, Identity, JobRecord, JobResult, Usage
 from supervisord.ports import StoredEvent, StoredJob
@@ -14,8 +15,11 @@ Row = Sequence[Any]  # as sqlite3 gives it: the columns of a file in sql/, each 
 
 def stored_job(row: Row, bodies: Mapping[str, bytes], attempts: Sequence[AttemptRecord]) -> StoredJob:
     """A row of `jobs.sql`."""
-    (*told, status, attempt, backend, queue_wait_s, finished_at, reason, detail) = row
+    told, state, end, terms, more = row[:9], row[9:13], row[13:17], row[17:22], row[22:]
     job_id, endpoint, model, priority, stream, client, submitted_at, max_tokens, temperature = told
+    status, attempt, backend, started_at = state
+    queue_wait_s, finished_at, reason, detail = end
+    failures, interruptions, http_status, content_type = more
     job = JobRecord(
         id=job_id,
         endpoint=endpoint,
@@ -27,6 +31,7 @@ def stored_job(row: Row, bodies: Mapping[str, bytes], attempts: Sequence[Attempt
         max_tokens=max_tokens,
         temperature=temperature,
         body=bodies.get("request"),
+        terms=unpacked_terms(terms),
     )
     result = None
     if finished_at is not None:
@@ -40,8 +45,21 @@ def stored_job(row: Row, bodies: Mapping[str, bytes], attempts: Sequence[Attempt
             detail=detail,
             backend=backend,
             output=bodies.get("output"),
+            http_status=http_status,
+            content_type=content_type,
         )
-    return StoredJob(job=job, status=status, result=result, attempts=tuple(attempts))
+    return StoredJob(
+        job=job,
+        status=status,
+        result=result,
+        attempts=tuple(attempts),
+        attempt=attempt,
+        failures=failures,
+        interruptions=interruptions,
+        started_at=started_at,
+        backend=backend,
+        detail=detail,
+    )
 
 
 def attempt_record(row: Row) -> AttemptRecord:

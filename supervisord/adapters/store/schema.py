@@ -2,19 +2,20 @@
 
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Final
 
 from supervisord.adapters.store.folder import make_private_file, sync_folder
-from supervisord.adapters.store.statements import SQL, migrations
-from supervisord.adapters.store.transaction import transaction
+from supervisord.adapters.store.recovery import recover
+from supervisord.adapters.store.statements import migrations
 from supervisord.adapters.store.trouble import damaged, describe, os_words
 from supervisord.core.errors import StateFolderError
 from supervisord.ports import Recovery
 
 _BUSY_MS: Final = 5000
-_SMALLEST_PAGE: Final = 512
+SMALLEST: Final = 512  # bytes: one page of the smallest size
 # quick_check reads every page: about 300 MB/s from a warm cache. A larger store starts with its first part checked
 # rather than late; what it misses is met, and told, where it is read.
 _CHECK_S: Final = 2.0
@@ -22,7 +23,7 @@ _STEPS_BETWEEN_LOOKS: Final = 10_000  # of SQLite's virtual machine: well below 
 # The log is moved into the database every 16 MiB instead of every 4: each time costs two syncs.
 _CHECKPOINT_PAGES: Final = 4000
 _LARGEST_IDLE_LOG: Final = 64 * 1024 * 1024
-# Of each of the three connections, and filled within minutes: with 4 MiB no query or write was measurably faster, at
+# Of each of the six connections, and filled within minutes: with 4 MiB no query or write was measurably faster, at
 # 100 000 jobs. What is not in it is in the kernel's cache, which gives way under pressure; the daemon itself does not.
 _CACHE_KIB: Final = 1024
 
@@ -45,8 +46,9 @@ def connect(path: Path, mode: str = "rw") -> sqlite3.Connection:
     return connection
 
 
-def open_store(path: Path, now: Callable[[], float]) -> tuple[sqlite3.Connection, Recovery]:
-    """Open or create the store at `path`; its folder exists and is ours alone. Raises StateFolderError.
+def open_store(path: Path, now: Callable[[], float], *, keep_bodies: bool) -> tuple[sqlite3.Connection, Recovery, int]:
+    """Open or create the store at `path`; its folder exists and is ours alone. The number of this life of the daemon is
+    the last that is returned. Raises StateFolderError.
 
     A file that is damaged, foreign or newer than this program is left as it is.
     """
@@ -55,7 +57,7 @@ def open_store(path: Path, now: Callable[[], float]) -> tuple[sqlite3.Connection
         if not path.exists():
             _create(path)
             notes.append(f"{path} was created")
-        elif path.stat().st_size < _SMALLEST_PAGE:  # SQLite would take it for a new and empty database
+        elif path.stat().st_size < SMALLEST:  # SQLite would take it for a new and empty database
             raise StateFolderError(damaged(path, "not even its header is left"))
         notes.extend(_examine(path))
         connection = connect(path)
@@ -66,15 +68,13 @@ def open_store(path: Path, now: Callable[[], float]) -> tuple[sqlite3.Connection
     try:
         _switch_to_wal(connection, path)
         _migrate(connection)
-        with transaction(connection):
-            abandoned = connection.execute(SQL["recover"], {"now": now()}).rowcount
-        total = connection.execute(SQL["count_jobs"]).fetchone()[0]
+        recovery, life = recover(connection, now(), keep_bodies=keep_bodies)
     except (sqlite3.Error, StateFolderError) as error:
         connection.close()
         if isinstance(error, StateFolderError):
             raise
         raise _refusal(error, path) from error
-    return connection, Recovery(abandoned=abandoned, jobs_total=total, notes=tuple(notes))
+    return connection, replace(recovery, notes=tuple(notes)), life
 
 
 def _create(path: Path) -> None:
@@ -91,6 +91,7 @@ def _create(path: Path) -> None:
     make_private_file(draft)
     connection = connect(draft)
     try:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # lets room be given back a few pages at a time
         _migrate(connection)
     finally:
         connection.close()
@@ -102,13 +103,14 @@ def _examine(path: Path) -> list[str]:
     """Raises StateFolderError or sqlite3.Error for a store that must not be used, and says what else is of note."""
     connection = connect(path, "ro")  # one that could write would move the log into the damaged file as it closes
     try:
-        _identify(connection, path)
+        identify(connection, path)
         return _check(connection, path)
     finally:
         connection.close()
 
 
-def _identify(connection: sqlite3.Connection, path: Path) -> None:
+def identify(connection: sqlite3.Connection, path: Path) -> None:
+    """Raises StateFolderError for a file of another program, or of a newer version of this one."""
     version = _pragma(connection, "user_version")
     newest, _ = migrations()[-1]
     if _pragma(connection, "application_id") != _APPLICATION_ID:

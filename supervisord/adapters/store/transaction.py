@@ -11,8 +11,10 @@ from supervisord.adapters.store.statements import SQL, ManyRows
 
 _LOG = logging.getLogger(__name__)
 
-_JOBS: Final = ManyRows("put_jobs", 18)
-_MOVES: Final = ManyRows("move_jobs", 10)
+_JOBS: Final = ManyRows("put_jobs", 20)
+_MOVES: Final = ManyRows("move_jobs", 14)
+_ENDED: Final = ManyRows("drop_requests", 1)
+_STREAMS: Final = ManyRows("put_stream", 3)
 _PROFILES: Final = ManyRows("put_profiles", 12)
 _ATTEMPTS: Final = ManyRows("put_attempts", 18)
 _EVENTS: Final = ManyRows("put_events", 7)
@@ -22,7 +24,7 @@ MOST_INCIDENTS: Final = 2000
 
 # What says that a record is at fault, not the store: a broken reference, text or a number that cannot be bound, a
 # value too large.
-_OF_ONE_RECORD: Final = (
+OF_ONE_RECORD: Final = (
     sqlite3.IntegrityError,
     sqlite3.DataError,
     sqlite3.InterfaceError,
@@ -53,12 +55,12 @@ def commit(connection: sqlite3.Connection, group: Group, *, durable: bool) -> No
     everything before it, and the other groups cost none. Raises sqlite3.OperationalError or DatabaseError where the
     disk or the file is the problem; then nothing of the group is written.
     """
-    with _synchronous(connection, full=durable):
+    with synchronous(connection, full=durable):
         try:
             with transaction(connection):
                 _write(connection, group.rows())
                 _mark(connection, durable=durable)
-        except _OF_ONE_RECORD:
+        except OF_ONE_RECORD:
             _salvage(connection, group, durable=durable)
 
 
@@ -68,7 +70,7 @@ def _salvage(connection: sqlite3.Connection, group: Group, *, durable: bool) -> 
             connection.execute("SAVEPOINT piece")
             try:
                 _write(connection, rows)
-            except _OF_ONE_RECORD as error:
+            except OF_ONE_RECORD as error:
                 connection.execute("ROLLBACK TO piece")
                 _LOG.error("the store left out %s, which it cannot hold: %s", name, error)
             connection.execute("RELEASE piece")
@@ -80,6 +82,8 @@ def _write(connection: sqlite3.Connection, rows: Rows) -> None:
     connection.executemany(SQL["put_output"], rows.outputs)
     _JOBS.run(connection, rows.jobs)
     _MOVES.run(connection, rows.moves)
+    _ENDED.run(connection, rows.ended)
+    _STREAMS.run(connection, rows.streams)
     _PROFILES.run(connection, rows.profiles)
     _ATTEMPTS.run(connection, rows.attempts)
     _EVENTS.run(connection, rows.events)
@@ -102,7 +106,8 @@ def _mark(connection: sqlite3.Connection, *, durable: bool) -> None:
 
 
 @contextmanager
-def _synchronous(connection: sqlite3.Connection, *, full: bool) -> Iterator[None]:
+def synchronous(connection: sqlite3.Connection, *, full: bool) -> Iterator[None]:
+    """Every commit within is synced, if `full`."""
     if not full:
         yield
         return

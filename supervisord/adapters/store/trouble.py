@@ -48,8 +48,9 @@ def damaged(path: Path, what: str) -> str:
     """What to do about a store that cannot be read."""
     return (
         f"the store {path} is damaged ({what}). Nothing in it was changed. Restore a copy of it, or start with an "
-        f"empty one: move {path.name}, {path.name}-wal and {path.name}-shm out of {path.parent} together. "
-        f"`sqlite3 {path.name} .recover` on the moved file gets back what can still be read"
+        f"empty one: move {path.name}, {path.name}-wal and {path.name}-shm out of {path.parent} together, as "
+        f"`llm-supervisord --quarantine` does. `sqlite3 {path.name} .recover` on the moved file gets back what can "
+        f"still be read"
     )
 
 

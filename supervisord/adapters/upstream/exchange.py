@@ -65,10 +65,12 @@ class RelayExchange:
             self.report(error)
 
     def report(self, error: Exception) -> None:
-        """End the exchange over an exception its receiver raised, and hand that to the loop's handler."""
+        """End the exchange over an exception its receiver raised: hand that to the loop's handler, and tell of it."""
         self.abort()
         context = {"message": "a receiver of an upstream answer raised; the exchange was aborted", "exception": error}
         asyncio.get_running_loop().call_exception_handler(context)
+        words = f"the daemon failed to take the answer: {type(error).__name__}"
+        self.receiver.on_fault(UpstreamFault("internal", words))
 
     def _close(self) -> Line | None:
         line, self.line = self.line, None

@@ -3,6 +3,19 @@
 import asyncio
 import math
 from collections.abc import Callable
+from enum import Enum, auto
+
+
+class Awaited(Enum):
+    """What the connection's deadline is for."""
+
+    NOTHING = auto()  # a request is being answered: that has limits of its own
+    REQUEST = auto()
+    HEAD = auto()
+    BODY = auto()
+    PART = auto()  # of a body that is taken in parts
+    ROOM = auto()  # in the buffer towards the client
+    END = auto()
 
 
 class Alarm:
@@ -12,16 +25,18 @@ class Alarm:
     would cost more than parsing it.
     """
 
-    __slots__ = ("_deadline", "_late", "_loop", "_timer")
+    __slots__ = ("_deadline", "_late", "_loop", "_timer", "awaited")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, late: Callable[[], None]) -> None:
         self._loop = loop
         self._late = late
         self._deadline = math.inf
         self._timer: asyncio.TimerHandle | None = None
+        self.awaited = Awaited.NOTHING
 
-    def set(self, seconds: float) -> None:
-        """Go off so long from now, and not when it was to go off before."""
+    def set(self, what: Awaited, seconds: float) -> None:
+        """Go off when `what` has not come so long from now, and not when it was to go off before."""
+        self.awaited = what
         self._deadline = when = self._loop.time() + seconds
         if self._timer is not None:
             if self._timer.when() <= when:
@@ -30,7 +45,8 @@ class Alarm:
         self._timer = self._loop.call_at(when, self._look)
 
     def off(self) -> None:
-        """Do not go off."""
+        """Nothing is awaited: do not go off."""
+        self.awaited = Awaited.NOTHING
         self._deadline = math.inf
 
     def close(self) -> None:

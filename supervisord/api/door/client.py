@@ -27,13 +27,13 @@ class Line(Protocol):
 class HttpClient:
     """One answer on one connection."""
 
-    __slots__ = ("_bodiless", "_chunked", "_clock", "_head", "_http_1_1", "_line", "keep_alive", "started")
+    __slots__ = ("_chunked", "_clock", "_head", "_http_1_1", "_line", "bodiless", "keep_alive", "started")
 
     def __init__(self, line: Line, request: Request, clock: Clock) -> None:
         self._line = line
         self._clock = clock
         self._http_1_1 = request.http_1_1
-        self._bodiless = request.method == "HEAD"
+        self.bodiless = request.method == "HEAD"  # it gets the head only, and believes its answer over with that
         self._head = b""
         self._chunked = False
         self.started = False
@@ -70,7 +70,7 @@ class HttpClient:
         line = self._line
         if line.transport.is_closing():
             return True  # the client left: the request's task is being cancelled
-        if self._bodiless:
+        if self.bodiless:
             data = b""
         elif self._chunked and data:
             data = b"%x\r\n%b\r\n" % (len(data), data)
@@ -88,7 +88,7 @@ class HttpClient:
         transport = self._line.transport
         if transport.is_closing():
             return
-        end = b"0\r\n\r\n" if self._chunked and not self._bodiless else b""
+        end = b"0\r\n\r\n" if self._chunked and not self.bodiless else b""
         if self._head or end:
             transport.write(self._head + end)
             self._head = b""

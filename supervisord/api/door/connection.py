@@ -1,51 +1,24 @@
 """One client's connection: its requests are answered in order, and every wait for it has a limit."""
 
 import asyncio
-from enum import Enum, auto
-from typing import Protocol, cast
+from typing import cast
 
 from typing_extensions import override
 
-from supervisord.api.door.alarm import Alarm
-from supervisord.api.door.application import Application, DoorLimits, Work
+from supervisord.api.door.alarm import Alarm, Awaited
+from supervisord.api.door.application import Taking, Work
 from supervisord.api.door.client import HttpClient
+from supervisord.api.door.failures import report, tell
+from supervisord.api.door.intake import Intake
+from supervisord.api.door.owner import Owner
 from supervisord.api.door.reader import RequestReader
 from supervisord.api.door.request import Request
 from supervisord.api.door.response import Response
 from supervisord.core.errors import RequestTimeoutError, SupervisorError, TooManyConnectionsError
-from supervisord.ports import Clock
 
 AHEAD_LIMIT = 64 * 1024  # bytes held unread of a client that sends its next request before it has its answer
 LINGER_S = 1.0  # for a client to read its answer that still sends: closing earlier would reset the connection under it
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-
-class Owner(Protocol):
-    """Who keeps the connections."""
-
-    application: Application
-    limits: DoorLimits
-    clock: Clock
-    closing: bool
-
-    def opened(self, connection: "Connection") -> bool:
-        """Whether there is room for it."""
-        ...
-
-    def lost(self, connection: "Connection", work: asyncio.Task[None] | None) -> None:
-        """`work` is being cancelled: it was to answer a client that left."""
-        ...
-
-
-class _Awaited(Enum):
-    """What the connection's deadline is for."""
-
-    NOTHING = auto()  # a request is being answered: that has limits of its own
-    REQUEST = auto()
-    HEAD = auto()
-    BODY = auto()
-    ROOM = auto()  # in the buffer towards the client
-    END = auto()
 
 
 class Connection(asyncio.Protocol):
@@ -59,10 +32,10 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_ahead",
         "_alarm",
-        "_awaited",
         "_client",
         "_closing",
         "_held",
+        "_intake",
         "_loop",
         "_owner",
         "_reader",
@@ -77,14 +50,14 @@ class Connection(asyncio.Protocol):
         self.choked = False
         self._owner = owner
         self._loop = loop
-        self._reader = RequestReader(owner.limits.body_bytes)
+        self._reader = RequestReader(owner.limits.body_bytes, owner.late)
         self._client: HttpClient | None = None  # of the request that is being answered
         self._task: asyncio.Task[None] | None = None
+        self._intake: Intake | None = None  # the request that is being answered takes its body in parts
         self._ahead = bytearray()  # came while a request was being answered
         self._held = False  # reading is paused
         self._closing = False
         self._room: asyncio.Future[None] | None = None
-        self._awaited = _Awaited.NOTHING
         self._alarm = Alarm(loop, self._is_late)
 
     def wind_down(self) -> None:
@@ -121,10 +94,12 @@ class Connection(asyncio.Protocol):
             self._reader.feed(data)
             self._go_on()
             return
+        if self._intake is not None and not self._intake.body.whole:
+            self._intake.feed(data)
+            return
         self._ahead += data
         if len(self._ahead) > AHEAD_LIMIT:
-            self._held = True
-            self.transport.pause_reading()
+            self.hold()
 
     @override
     def eof_received(self) -> None:
@@ -132,12 +107,12 @@ class Connection(asyncio.Protocol):
         if self._client is not None:
             self.transport.abort()
         elif not closing:  # what has been written still goes out, for as long as is granted for that
-            self._await(_Awaited.END, self._owner.limits.client_stall_s)
+            self._alarm.set(Awaited.END, self._owner.limits.client_stall_s)
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = True
-        task, self._task, self._client = self._task, None, None
+        task, self._task, self._client, self._intake = self._task, None, None, None
         if task is not None:
             task.cancel()
         # Both hold on to this: what was read would else stay in memory until the garbage collector comes by.
@@ -164,7 +139,7 @@ class Connection(asyncio.Protocol):
         reader = self._reader
         while self._client is None and not self._closing:
             if self.choked:
-                self._await(_Awaited.ROOM, self._owner.limits.client_stall_s)
+                self._alarm.set(Awaited.ROOM, self._owner.limits.client_stall_s)
                 return
             if reader.ready:
                 self._begin(reader.ready.popleft())
@@ -179,19 +154,16 @@ class Connection(asyncio.Protocol):
     def _read_on(self) -> None:
         data = bytes(self._ahead)
         self._ahead.clear()
-        if self._held:
-            self._held = False
-            self.transport.resume_reading()
+        self.release()
         self._reader.feed(data)
 
     def _begin(self, request: Request) -> None:
-        self._awaited = _Awaited.NOTHING
         self._alarm.off()
         client = HttpClient(self, request, self._owner.clock)
         try:
             answer = self._owner.application.answer(request)
         except Exception as error:  # noqa: BLE001 - a bug is the loop's to report, and costs this request only
-            self._report(error, client)
+            report(error, request, client, self._owner.application)
             self._close()
             return
         if isinstance(answer, Response):
@@ -199,17 +171,19 @@ class Connection(asyncio.Protocol):
             self._answered(client)
         else:
             self._client = client
-            self._task = self._loop.create_task(self._work(answer, client))
+            self._task = self._loop.create_task(self._work(answer, client, request))
 
-    async def _work(self, work: Work, client: HttpClient) -> None:
+    async def _work(self, work: Work, client: HttpClient, request: Request) -> None:
         """The one task of a request that has to wait; owned by the connection, cancelled when that is lost."""
         try:
             answer = await work(client)
             if answer is not None:
                 client.answer(answer)
+        except SupervisorError as error:
+            tell(error, request, client, self._owner.application)
         except Exception as error:  # noqa: BLE001 - as in _begin
-            self._report(error, client)
-        self._client = self._task = None
+            report(error, request, client, self._owner.application)
+        self._client = self._task = self._intake = None
         self._answered(client)
         self._go_on()
 
@@ -217,41 +191,70 @@ class Connection(asyncio.Protocol):
         if self._owner.closing or not client.keep_alive:
             self._close()
 
-    def _report(self, error: Exception, client: HttpClient) -> None:
-        """Hand a bug to the loop's handler, and the client what is left to say."""
-        context = {"message": "answering a request failed by a bug", "exception": error}
-        self._loop.call_exception_handler(context)
-        if client.started:
-            client.abort()
-        else:
-            client.keep_alive = False
-            client.answer(self._owner.application.told(SupervisorError("The daemon failed; its log says how.")))
-
     def _await_more(self) -> None:
         """Nothing to do before more has come: of the body, of the head, or a request at all."""
-        limits, head = self._owner.limits, self._reader.head
+        limits, head, awaited = self._owner.limits, self._reader.head, self._alarm.awaited
         if head is not None:
-            if self._awaited is not _Awaited.BODY:
+            if awaited is not Awaited.BODY:
                 self._await_body(head)
         elif self._reader.begun:
-            if self._awaited is not _Awaited.HEAD:
-                self._await(_Awaited.HEAD, limits.header_timeout_s)
-        elif self._awaited is not _Awaited.REQUEST:
-            self._await(_Awaited.REQUEST, limits.idle_timeout_s)
+            if awaited is not Awaited.HEAD:
+                self._alarm.set(Awaited.HEAD, limits.header_timeout_s)
+        elif awaited is not Awaited.REQUEST:
+            self._alarm.set(Awaited.REQUEST, limits.idle_timeout_s)
 
     def _await_body(self, head: Request) -> None:
-        refusal = self._owner.application.refusal(head)
-        if refusal is not None:
-            self._turn_away(refusal)
+        fate = self._reader.fate
+        if isinstance(fate, Response):
+            self._turn_away(fate)
+        elif fate is not None:
+            self._begin_upload(fate)
+        else:
+            self.say_continue(head)
+            self._alarm.set(Awaited.BODY, self._owner.limits.body_timeout_s)
+
+    def _begin_upload(self, taking: Taking) -> None:
+        self.rest()
+        client = HttpClient(self, taking.head, self._owner.clock)
+        intake = Intake(self, self._reader, client, taking)
+        try:
+            work = taking.upload.begin(taking.head, intake.body)
+        except SupervisorError as error:
+            self._refuse(error)
             return
+        except Exception as error:  # noqa: BLE001 - as in _begin
+            report(error, taking.head, client, self._owner.application)
+            self._close()
+            return
+        self._client, self._intake = client, intake
+        self._task = self._loop.create_task(self._work(work, client, taking.head))
+        intake.begin()
+
+    # --- intake.Line --------------------------------------------------------------------------------------------------
+
+    def hold(self) -> None:
+        self._held = True
+        self.transport.pause_reading()
+
+    def release(self) -> None:
+        if self._held:
+            self._held = False
+            self.transport.resume_reading()
+
+    def await_part(self) -> None:
+        self._alarm.set(Awaited.PART, self._owner.limits.body_timeout_s)
+
+    def rest(self) -> None:
+        self._alarm.off()
+
+    def say_continue(self, head: Request) -> None:
         if head.http_1_1 and head.headers.get("expect", "").lower() == "100-continue":
             self.transport.write(CONTINUE)
-        self._await(_Awaited.BODY, self._owner.limits.body_timeout_s)
 
     # --- ends -------------------------------------------------------------------------------------------------------
 
     def _refuse(self, error: SupervisorError) -> None:
-        self._turn_away(self._owner.application.told(error))
+        self._turn_away(self._owner.application.told(error, self._reader.head))
 
     def _turn_away(self, response: Response) -> None:
         """Answer what is no whole request. Where the next would begin is not known: the connection ends here."""
@@ -264,30 +267,27 @@ class Connection(asyncio.Protocol):
         if self.transport.is_closing():
             return
         if unread or self._ahead or self._reader.begun or self._reader.problem is not None:
-            if self._held:
-                self.transport.resume_reading()
+            self.release()
             self.transport.write_eof()
-            self._await(_Awaited.END, LINGER_S)
+            self._alarm.set(Awaited.END, LINGER_S)
         else:
             self.transport.close()
-            self._await(_Awaited.END, self._owner.limits.client_stall_s)
+            self._alarm.set(Awaited.END, self._owner.limits.client_stall_s)
 
     # --- time -------------------------------------------------------------------------------------------------------
 
-    def _await(self, what: _Awaited, seconds: float) -> None:
-        """Have `_is_late` run when `what` has not come after so long."""
-        self._awaited = what
-        self._alarm.set(seconds)
-
     def _is_late(self) -> None:
-        match self._awaited:
-            case _Awaited.BODY:
+        match self._alarm.awaited:
+            case Awaited.BODY:
                 limit = self._owner.limits.body_timeout_s
                 self._refuse(RequestTimeoutError(f"The body did not arrive within {limit:g} s (limits.body_timeout)."))
-            case _Awaited.REQUEST | _Awaited.HEAD:  # nothing was asked yet, so nothing is answered
+            case Awaited.PART if self._intake is not None:
+                self.rest()
+                self._intake.late(self._owner.limits.body_timeout_s)
+            case Awaited.REQUEST | Awaited.HEAD:  # nothing was asked yet, so nothing is answered
                 self._closing = True
                 self.transport.close()
-                self._await(_Awaited.END, LINGER_S)
+                self._alarm.set(Awaited.END, LINGER_S)
             case _:
                 self.transport.abort()
 

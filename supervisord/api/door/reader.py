@@ -5,11 +5,16 @@ from collections.abc import Callable
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
+from supervisord.api.door.application import Taking
+from supervisord.api.door.body import Body, too_large
 from supervisord.api.door.request import Request, build, without_upgrade
-from supervisord.core.errors import InvalidRequestError, RequestTooLargeError
+from supervisord.api.door.response import Response
+from supervisord.core.errors import InvalidRequestError
 
 HEAD_LIMIT = 32 * 1024  # bytes of a head; also of chunk extensions and trailers without any body between them
 MOST_PIPELINED = 128  # requests taken from one read
+
+Late = Callable[[Request], Response | Taking | None]  # as `Application.late`
 
 
 class RequestReader:
@@ -27,22 +32,28 @@ class RequestReader:
         "_fed",
         "_fields",
         "_head_is_whole",
+        "_late",
         "_long_read",
         "_parser",
         "_parts",
         "_read",
+        "_sink",
         "_target",
+        "fate",
         "head",
         "on_body",
         "problem",
         "ready",
     )
 
-    def __init__(self, body_limit: int) -> None:
+    def __init__(self, body_limit: int, late: Late) -> None:
         self.ready: deque[Request] = deque()
         self.problem: InvalidRequestError | None = None
         self.head: Request | None = None  # of a request whose body is not whole yet; its own body is empty
+        self.fate: Response | Taking | None = None  # of that request, see `Application.late`
+        self._late = late
         self._body_limit = body_limit
+        self._sink: Body | None = None  # gets the body of the present request in parts
         self._parts: list[bytes] = []
         self._body = bytearray()  # of earlier reads
         self._target = b""
@@ -77,9 +88,17 @@ class RequestReader:
         else:
             self._fed = 0
 
+    def hand_to(self, sink: Body) -> None:
+        """Keep nothing more of the body whose head is `head`."""
+        self._sink = sink
+        if self._body:
+            sink.put(bytes(self._body))
+            self._body = bytearray()
+
     def close(self) -> None:
-        """Nothing is read any more: let go of the parser, which holds on to this."""
+        """Nothing is read any more: let go of the parser, and of the body: they hold on to this."""
         del self._parser
+        self._sink = None
 
     # --- what the parser calls ------------------------------------------------------------------------------------
 
@@ -106,12 +125,14 @@ class RequestReader:
         if self.problem is not None or self._parser.should_upgrade():
             return
         body = self._whole_body()
-        if len(self.ready) >= MOST_PIPELINED:
+        if self._sink is not None:
+            self._end_handing(body)
+        elif len(self.ready) >= MOST_PIPELINED:
             self._refuse(
                 InvalidRequestError(f"More than {MOST_PIPELINED} requests came before the first was answered.")
             )
-        elif len(body) > self._body_limit:
-            self._refuse(_too_large(self._body_limit))
+        elif len(body) > self._body_limit and not self._is_upload():
+            self._refuse(self._too_large())
         elif (request := self._built(body)) is not None:
             self.ready.append(request)
         self._begun = False
@@ -128,6 +149,18 @@ class RequestReader:
             body = bytes(self._body + body)
             self._body = bytearray()
         return body
+
+    def _end_handing(self, rest: bytes) -> None:
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            if rest:
+                sink.put(rest)
+            sink.end()
+
+    def _is_upload(self) -> bool:
+        """Whether somebody takes the body who has a limit of its own."""
+        head = self._built(b"")
+        return head is not None and isinstance(self._late(head), Taking)
 
     def _built(self, body: bytes) -> Request | None:
         parser = self._parser
@@ -149,17 +182,35 @@ class RequestReader:
 
     def _look_at_unfinished(self) -> None:
         if self._head_is_whole and self.head is None:
-            self.head = self._built(b"")
-            if self.head is not None and int(self.head.headers.get("content-length", 0)) > self._body_limit:
-                self._refuse(_too_large(self._body_limit))
+            self._look_at_head()
         if self._parts:
             self._fed = 0
-            self._body += b"".join(self._parts)
+            part = b"".join(self._parts)
             self._parts.clear()
-            if len(self._body) > self._body_limit:
-                self._refuse(_too_large(self._body_limit))
+            if self._sink is not None:
+                self._sink.put(part)
+                return
+            self._body += part
+            if len(self._body) > self._body_limit and not isinstance(self.fate, Taking):
+                self._refuse(self._too_large())
         elif self._fed > HEAD_LIMIT:
             self._refuse(_overlong("chunk extensions or trailers" if self._head_is_whole else "head"))
+
+    def _look_at_head(self) -> None:
+        """The body is late: what becomes of it, and whether it says itself that it will be too much."""
+        head = self.head = self._built(b"")
+        if head is None:
+            return
+        fate = self.fate = self._late(head)
+        length = int(head.headers.get("content-length", 0))
+        if isinstance(fate, Taking):
+            if length > fate.upload.limit:
+                self._refuse(too_large(fate.upload.limit, fate.upload.setting))
+        elif length > self._body_limit:
+            self._refuse(self._too_large())
+
+    def _too_large(self) -> InvalidRequestError:
+        return too_large(self._body_limit, "limits.body")
 
     def _ignore_upgrade(self, rest: bytes) -> None:
         """Take a request as if it did not ask for another protocol: the parser would take its body for that one's."""
@@ -173,10 +224,6 @@ class RequestReader:
         self._parser = HttpRequestParser(self)
         self._fed = 0
         self.feed(head + rest)
-
-
-def _too_large(limit: int) -> RequestTooLargeError:
-    return RequestTooLargeError(f"The body is larger than {limit} bytes (limits.body).")
 
 
 def _overlong(what: str) -> InvalidRequestError:

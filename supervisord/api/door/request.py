@@ -6,6 +6,7 @@ from urllib.parse import unquote
 import msgspec
 
 from supervisord.core.errors import InvalidRequestError
+from supervisord.core.keys import Key
 
 MOST_FIELDS = 128  # the official SDKs send about 20
 LONGEST_TARGET = 8192  # bytes; as nginx and aiohttp have it
@@ -28,6 +29,13 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     body: bytes
     http_1_1: bool
     keep_alive: bool
+    params: Mapping[str, str] = {}  # what the template of its path names
+    key: Key | None = None  # whose it is, where keys have been given out
+
+    @property
+    def owner(self) -> str | None:
+        """The only client whose things it may see; None: all of them, for nobody can be told apart."""
+        return None if self.key is None else self.key.name
 
 
 def build(method: str, target: bytes, fields: Fields, body: bytes, *, version: str, keep_alive: bool) -> Request:

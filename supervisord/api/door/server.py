@@ -5,8 +5,10 @@ import socket
 from contextlib import suppress
 from functools import partial
 
-from supervisord.api.door.application import Application, DoorLimits
+from supervisord.api.door.application import Application, DoorLimits, Taking
 from supervisord.api.door.connection import Connection
+from supervisord.api.door.request import Request
+from supervisord.api.door.response import Response
 from supervisord.ports import Clock
 
 REFUSED_AT_ONCE = 64  # connections beyond the limit that are told so at the same time; others are cut off
@@ -14,7 +16,10 @@ CANCEL_S = 1.0  # for the work of clients that left to wind up
 
 
 class Door:
-    """Serves one application on one address. Everything runs on the loop that calls `open`."""
+    """Serves one application on one address. Everything runs on the loop that calls `open`.
+
+    `application` may be replaced while it serves: requests that begin then go to the new one.
+    """
 
     def __init__(self, application: Application, limits: DoorLimits, clock: Clock) -> None:
         self.application = application
@@ -54,6 +59,9 @@ class Door:
                     await self._all_lost.wait()
 
     # --- connection.Owner -------------------------------------------------------------------------------------------
+
+    def late(self, head: Request) -> Response | Taking | None:
+        return self.application.late(head)
 
     def opened(self, connection: Connection) -> bool:
         room = len(self._connections) < self.limits.connections and not self.closing

@@ -3,22 +3,30 @@
 import json
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
 from supervisord.cli.supctl.exchange import Exchange, ProtocolError
-from supervisord.cli.supctl.failure import Denied, Failure, NotFound, NotRunning, TimedOut
+from supervisord.cli.supctl.failure import Denied, Failure, NotFound, NotRunning, TimedOut, Unavailable
 from supervisord.cli.supctl.sockets import Places, connect, stuck
 from supervisord.cli.supctl.wire import Doc
 
 ANSWER_LIMIT = 16 * 1024 * 1024  # bytes; a thousand jobs with their attempts are 2 MB
 LINE_LIMIT = 1024 * 1024  # bytes; a longer line arrives in pieces
 
-_FAILURES: Mapping[str, type[Failure]] = {"not_found": NotFound, "forbidden_peer": Denied}
+_FAILURES: Mapping[str, type[Failure]] = {
+    "not_found": NotFound,
+    "forbidden_peer": Denied,
+    "store_unavailable": Unavailable,
+}
+
+SEND_S = 120.0  # for a file of 200 MB to be stored; on a disk of this century it takes 2 s
+PART_S = 60.0  # between two parts of a long answer: the daemon reads them from its disk
 
 Query = Mapping[str, str | int | float | None]
+Headers = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +47,19 @@ class Control:
     places: Places
     timeout: float
 
-    def get(self, path: str, query: Query | None = None) -> Answer:
-        return self._whole("GET", _target(path, query), None, self.timeout)
+    def get(self, path: str, query: Query | None = None, *, wait: float = 0.0) -> Answer:
+        """`wait`: as with `post`."""
+        return self._whole("GET", _target(path, query), None, self.timeout + wait)
 
     def post(self, path: str, body: Mapping[str, object], *, wait: float = 0.0) -> Answer:
         """`wait`: seconds the daemon was asked to take before it answers, on top of the usual ones."""
         return self._whole("POST", path, json.dumps(body).encode(), self.timeout + wait)
+
+    def send(
+        self, path: str, body: bytes | Iterable[bytes], query: Query | None = None, headers: Headers | None = None
+    ) -> Answer:
+        """A body as it is, or in parts as they come; to store it may take `SEND_S` more."""
+        return self._whole("POST", _target(path, query), body, self.timeout + SEND_S, headers)
 
     @contextmanager
     def lines(self, path: str, query: Query, *, follow: bool) -> Iterator[Iterator[bytes]]:
@@ -58,15 +73,35 @@ class Control:
                 peer.settimeout(None)
             yield _lines(answer, follow=follow, timeout=self.timeout)
 
-    def _whole(self, method: str, target: str, body: bytes | None, timeout: float) -> Answer:
+    @contextmanager
+    def parts(self, method: str, path: str, *, wait: float = 0.0) -> Iterator[Iterator[bytes]]:
+        """A long answer in the parts in which it comes: `wait` s more to its first, then as usual between two."""
+        body = b"{}" if method == "POST" else None
+        with self._exchange(method, path, body, self.timeout + wait) as (peer, answer):
+            peer.settimeout(max(self.timeout, PART_S))
+            yield _parts(answer, self.timeout)
+
+    def _whole(
+        self,
+        method: str,
+        target: str,
+        body: bytes | Iterable[bytes] | None,
+        timeout: float,
+        headers: Headers | None = None,
+    ) -> Answer:
         give_up = time.monotonic() + timeout
-        with self._exchange(method, target, body, timeout) as (peer, answer), _translated(timeout):
+        with self._exchange(method, target, body, timeout, headers) as (peer, answer), _translated(timeout):
             raw = _bounded(peer, answer, give_up)
         return Answer(raw, _object(raw))
 
     @contextmanager
     def _exchange(
-        self, method: str, target: str, body: bytes | None, timeout: float
+        self,
+        method: str,
+        target: str,
+        body: bytes | Iterable[bytes] | None,
+        timeout: float,
+        headers: Headers | None = None,
     ) -> Iterator[tuple[socket.socket, Exchange]]:
         with _translated(timeout):
             peer = connect(self.places, self.timeout)
@@ -74,7 +109,7 @@ class Control:
             exchange = Exchange(peer)
             with _translated(timeout):
                 peer.settimeout(timeout)
-                exchange.ask(method, target, body)
+                exchange.ask(method, target, body, headers)
                 if exchange.status >= 400:
                     raise _refusal(exchange.status, _bounded(peer, exchange, time.monotonic() + timeout))
             yield peer, exchange  # what the reader of the lines does with them is not translated
@@ -86,7 +121,9 @@ def _target(path: str, query: Query | None) -> str:
 
 
 def segment(name: str) -> str:
-    """A name as one segment of a path."""
+    """A name as one segment of a path. Raises NotFound: nothing has no name."""
+    if not name:
+        raise NotFound("an empty name is nobody's")
     return quote(name, safe="")
 
 
@@ -162,6 +199,11 @@ def _part(answer: Exchange, timeout: float) -> bytes:
             return answer.read()
     except NotRunning:
         raise _gone() from None
+
+
+def _parts(answer: Exchange, timeout: float) -> Iterator[bytes]:
+    while part := _part(answer, timeout):
+        yield part
 
 
 def _gone() -> NotRunning:

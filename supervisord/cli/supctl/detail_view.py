@@ -14,6 +14,8 @@ _LABEL_WIDTH = 16
 def details(status: Status, backends: Sequence[Backend], screen: Screen) -> list[str]:
     """A paragraph for each of these. Wrapped, never cut."""
     lines = _field("control groups", _groups(status), screen, indent="")
+    if status.store_path:
+        lines += _field("store", f"{size(status.store_size)} in {status.store_path}", screen, indent="")
     for backend in backends:
         lines += ["", *_one(backend, status, screen)]
     return lines

@@ -5,6 +5,7 @@ The standard library's client brings its e-mail parser and TLS along: 45 of the 
 
 import socket
 from collections import deque
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 import httptools
@@ -15,6 +16,16 @@ _HEAD_LIMIT = 64 * 1024  # bytes; aiohttp's are 200
 
 class ProtocolError(Exception):
     """What came is no HTTP."""
+
+
+def _framed(body: bytes | Iterable[bytes] | None) -> Iterable[bytes]:
+    if body is None or isinstance(body, bytes):
+        yield body or b""
+        return
+    for part in body:
+        if part:
+            yield b"%x\r\n%b\r\n" % (len(part), part)
+    yield b"0\r\n\r\n"
 
 
 class Exchange:
@@ -31,13 +42,20 @@ class Exchange:
         self._is_headed = self._is_complete = False
         self.status = 0
 
-    def ask(self, method: str, target: str, body: bytes | None) -> None:
-        """Send a request and wait for the head of its answer: then `status` is known."""
+    def ask(
+        self, method: str, target: str, body: bytes | Iterable[bytes] | None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Send a request and wait for the head of its answer: then `status` is known. Parts of a body go in chunks."""
         lines = [f"{method} {target} HTTP/1.1", "host: localhost", "connection: close", "accept: */*"]
-        if body is not None:
+        lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+        if isinstance(body, bytes):
             lines += ["content-type: application/json", f"content-length: {len(body)}"]
+        elif body is not None:
+            lines += ["content-type: application/octet-stream", "transfer-encoding: chunked"]
         with suppress(BrokenPipeError, ConnectionResetError):  # a refusal can be on its way already: read it
-            self._peer.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b""))
+            self._peer.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
+            for part in _framed(body):
+                self._peer.sendall(part)
         read = 0
         while not self._is_headed:
             read += self._feed()

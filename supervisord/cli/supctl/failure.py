@@ -37,5 +37,9 @@ class TimedOut(Failure):
     status = ExitStatus.TIMEOUT
 
 
+class Unavailable(Failure):
+    """The daemon is there, and cannot say now: its disk is busy, or full."""
+
+
 class NotFound(Failure):
     status = ExitStatus.NOT_FOUND

@@ -47,9 +47,11 @@ def gib(size: int | None) -> str:
 
 
 def size(value: int | None) -> str:
-    """With its unit: 23 MiB, 1.2 GiB."""
+    """With its unit: 40 KiB, 23 MiB, 1.2 GiB."""
     if value is None:
         return ABSENT
+    if value < 2**20:
+        return f"{value / 2**10:.0f} KiB"
     return f"{value / 2**20:.0f} MiB" if value < 2**30 else f"{value / 2**30:.1f} GiB"
 
 

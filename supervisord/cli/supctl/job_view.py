@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from supervisord.cli.supctl.figures import ABSENT, count, exact, moment, rate
 from supervisord.cli.supctl.screen import Cell, Screen, Style
 from supervisord.cli.supctl.table import Column, table
+from supervisord.cli.supctl.wire import clean
 from supervisord.cli.supctl.wire_records import Attempt, Job
 
 _STATUSES = {
@@ -65,7 +66,7 @@ def record(job: Job, screen: Screen) -> list[str]:
     """Everything known about a job. Details are told whole, however long."""
     head = Cell(f"job {job.id}  {_outcome(job.status, job.reason)}", _STATUSES.get(job.status, Style.PLAIN))
     fields = (
-        ("detail", job.detail),
+        *_told(("detail", job.detail), ("waits for", _waits_for(job)), ("batch", _place(job))),
         ("endpoint", job.endpoint),
         ("model", job.model),
         ("backend", job.backend),
@@ -75,10 +76,12 @@ def record(job: Job, screen: Screen) -> list[str]:
         ("max tokens", count(job.max_tokens)),
         ("temperature", ABSENT if job.temperature is None else f"{job.temperature:g}"),
         ("submitted", moment(job.submitted_at)),
+        *_told(("deadline", "" if job.deadline_at is None else moment(job.deadline_at))),
         ("finished", moment(job.finished_at)),
         ("took", exact(job.took_s)),
         ("queue wait", exact(job.queue_wait_s)),
         ("attempts", count(job.attempts_count)),
+        *((clean(name), job.metadata.text(name)) for name in job.metadata.values),
     )
     lines = [screen.paint(head), *_fields(fields)]
     for attempt in job.attempts:
@@ -91,7 +94,7 @@ def _attempt(attempt: Attempt, screen: Screen) -> list[str]:
     head = f"attempt {attempt.number} on {attempt.backend or ABSENT}{generation}"
     outcome = _outcome(attempt.status, attempt.reason)
     fields = (
-        ("detail", attempt.detail),
+        *_told(("detail", attempt.detail)),
         ("runtime", _with(attempt.runtime, attempt.build)),
         ("model", _with(attempt.model, attempt.quantization)),
         ("context", f"{count(attempt.context_tokens)} tokens"),
@@ -119,6 +122,20 @@ def _with(first: str, second: str) -> str:
     return " ".join(part for part in (first, second) if part)
 
 
+def _waits_for(job: Job) -> str:
+    place = "" if job.position is None else f"position {job.position}"
+    return ", ".join(part for part in (job.waits_for, place) if part) if job.status == "queued" else ""
+
+
+def _place(job: Job) -> str:
+    """batch_1, line 7: invoice-0042"""
+    return _outcome(f"{job.batch}, line {count(job.line)}", job.custom_id) if job.batch else ""
+
+
+def _told(*fields: tuple[str, str]) -> list[tuple[str, str]]:
+    """Those that there are: every other field is always shown, so that absence shows."""
+    return [field for field in fields if field[1]]
+
+
 def _fields(fields: Sequence[tuple[str, str]]) -> list[str]:
-    """`detail` is only there when there is one; every other field always is, so that absence shows."""
-    return [f"  {label:<{_LABEL_WIDTH}}{text or ABSENT}" for label, text in fields if text or label != "detail"]
+    return [f"  {label:<{_LABEL_WIDTH}}{text or ABSENT}" for label, text in fields]

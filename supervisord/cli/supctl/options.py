@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -73,3 +74,36 @@ def common_options(function: _Function) -> _Function:
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the daemon's JSON as it is.")
+
+
+def _read_metadata(context: click.Context, parameter: click.Parameter, value: Sequence[str]) -> dict[str, str]:
+    del context, parameter
+    pairs = [each.partition("=") for each in value]
+    for name, equals, _ in pairs:
+        if not equals or not name:
+            raise click.BadParameter(f'"{name}" is not of the form NAME=TEXT')
+    twice = [name for name, times in Counter(name for name, _, _ in pairs).items() if times > 1]
+    if twice:
+        raise click.BadParameter(f'"{twice[0]}" is given twice')
+    return {name: text for name, _, text in pairs}
+
+
+metadata_option = click.option(
+    "--meta",
+    "metadata",
+    metavar="NAME=TEXT",
+    multiple=True,
+    callback=_read_metadata,
+    help="A note that is kept with it; may be given again.",
+)
+
+
+def limit_option(limit: int, most: int) -> Callable[[_Function], _Function]:
+    """`--limit`, up to `most`."""
+    return click.option(
+        "--limit",
+        metavar="N",
+        type=click.IntRange(1, most),
+        default=limit,
+        help=f"At most so many. Default: {limit}.",
+    )

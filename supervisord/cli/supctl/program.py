@@ -27,8 +27,15 @@ _COMMANDS: Mapping[str, str] = {
     "reload": "reload",
     "logs": "backends",
     "jobs": "jobs",
+    "submit": "submit",
+    "job": "job",
+    "batch": "batch",
+    "queue": "queue",
     "incidents": "incidents",
     "events": "events",
+    "export": "export",
+    "backup": "store",
+    "vacuum": "store",
     "version": "about",
     "completion": "about",
 }
@@ -41,7 +48,7 @@ Exit statuses:
   3    the daemon is not running
   4    permission denied
   5    no answer in time
-  6    no such backend, model, job or incident
+  6    no such backend, model, job, batch or incident
   130  ended by Ctrl-C
 """
 

@@ -1,11 +1,14 @@
 """The terminal, or what stands in for one: its width, and whether it shows colours."""
 
+import codecs
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TextIO
+
+from supervisord.cli.supctl.wire import clean
 
 PIPED_WIDTH = 120  # columns; the width the layout is made for
 _NARROWEST = 40
@@ -90,6 +93,27 @@ def show_bytes(body: bytes) -> None:
     sys.stdout.flush()
     sys.stdout.buffer.write(body.rstrip(b"\n") + b"\n")
     sys.stdout.buffer.flush()
+
+
+def show_parts(parts: Iterable[bytes]) -> None:
+    """Print an answer in the parts in which it comes; JSON with the end of its line.
+
+    It may hold any bytes: a terminal gets no control characters of it.
+    """
+    sys.stdout.flush()
+    last = b""
+    for part in _printable(parts) if sys.stdout.isatty() else parts:
+        sys.stdout.buffer.write(part)
+        last = part[-1:] or last
+    if last == b"}":
+        sys.stdout.buffer.write(b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _printable(parts: Iterable[bytes]) -> Iterator[bytes]:
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    for part in parts:
+        yield "\n".join(clean(line) for line in decoder.decode(part).split("\n")).encode()
 
 
 def note(text: str) -> None:

@@ -73,6 +73,7 @@ def _summary(status: Status) -> list[Cell]:
         Cell(f"up {span(status.uptime_s)}"),
         Cell(status.listen or ABSENT),
         _queue(status.queue),
+        *([Cell(f"backlog {count(status.queue.backlog)}")] if status.queue.backlog else []),
         Cell(f"jobs today {count(status.done_today)} done, {count(status.failed_today)} failed", failed),
     ]
 

@@ -67,6 +67,7 @@ class Queue:
     oldest_s: float | None
     paused: str
     in_flight: int
+    backlog: int  # durable jobs that wait; `depth` are those whose clients do
 
     @classmethod
     def read(cls, doc: Doc) -> "Queue":
@@ -76,6 +77,7 @@ class Queue:
             oldest_s=doc.number("oldest_s"),
             paused=doc.text("paused"),
             in_flight=doc.count("in_flight"),
+            backlog=doc.count("backlog"),
         )
 
 

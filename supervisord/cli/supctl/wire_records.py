@@ -83,6 +83,13 @@ class Job:
     backend: str
     attempts_count: int
     attempts: tuple[Attempt, ...]
+    batch: str
+    line: int | None
+    custom_id: str
+    deadline_at: float | None
+    metadata: Doc
+    position: int | None
+    waits_for: str
 
     @classmethod
     def read(cls, doc: Doc) -> "Job":
@@ -105,6 +112,13 @@ class Job:
             backend=doc.text("backend"),
             attempts_count=max(doc.count("attempts_count"), len(attempts)),
             attempts=attempts,
+            batch=doc.text("batch"),
+            line=doc.whole("line"),
+            custom_id=doc.text("custom_id"),
+            deadline_at=doc.number("deadline_at"),
+            metadata=doc.child("metadata"),
+            position=doc.whole("position"),
+            waits_for=doc.text("waits_for"),
         )
 
     @property

@@ -148,6 +148,8 @@ class Status:
     gpus: tuple[Gpu, ...]
     pools: tuple[Pool, ...]
     store_problem: str
+    store_path: str
+    store_size: int | None
     groups_kind: str  # v2, v1 or none
     groups_problem: str
     groups_controllers: tuple[str, ...]
@@ -172,6 +174,8 @@ class Status:
             gpus=tuple(Gpu.read(item) for item in doc.each("gpus")),
             pools=tuple(Pool.read(item) for item in doc.each("pools")),
             store_problem=doc.child("store").text("problem"),
+            store_path=doc.child("store").text("path"),
+            store_size=doc.child("store").whole("size_bytes"),
             groups_kind=groups.text("kind"),
             groups_problem=groups.text("problem"),
             groups_controllers=groups.texts("controllers"),

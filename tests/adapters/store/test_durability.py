@@ -19,14 +19,14 @@ from supervisord.core.errors import StateFolderError, StoreFullError
 from supervisord.core.job import FailureReason, JobStatus
 from supervisord.ports import JobFilter
 from tests.fakes.heard import Heard
-from tests.fakes.records import a_job, a_result, an_attempt, an_event, job_id
+from tests.fakes.records import a_durable_job, a_job, a_result, an_attempt, an_event, job_id
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 
 WRITES_UNTIL_KILLED = """
 import asyncio, pathlib, sys
 from supervisord.adapters.store import SqliteStore
-from tests.fakes.records import a_job, a_result, an_attempt, job_id
+from tests.fakes.records import a_durable_job, a_job, a_result, an_attempt, job_id
 
 async def main():
     store = SqliteStore(pathlib.Path(sys.argv[1]), keep_bodies=True, retention_s=None, now=lambda: 1.0)
@@ -110,8 +110,8 @@ def mounted(image: Path, folder: Path, kind: str = "ext4") -> Iterator[Path]:
 
 @pytest.mark.root
 @needs_root
-@pytest.mark.parametrize("flushed", [True, False], ids=["flushed", "not flushed"])
-async def test_what_was_flushed_survives_a_power_cut(tmp_path: Path, flushed: bool) -> None:
+@pytest.mark.parametrize("how", ["flushed", "accepted", "neither"])
+async def test_what_was_flushed_or_accepted_survives_a_power_cut(tmp_path: Path, how: str) -> None:
     """The copy of the image holds what the file system had given to its disk, and nothing of its memory."""
     image, after = tmp_path / "disk", tmp_path / "disk-after"
     subprocess.run(["truncate", "-s", "16M", image], check=True)
@@ -124,8 +124,10 @@ async def test_what_was_flushed_survives_a_power_cut(tmp_path: Path, flushed: bo
         for number in range(1, 40):  # many groups that nobody waits for, and the flush comes with nothing left to write
             store.put_job(a_job(number, body=b"x" * 1000))
             assert await store.job(job_id(number)) is not None
-        if flushed:
+        if how == "flushed":
             await store.flush()
+        elif how == "accepted":
+            await store.accept([a_durable_job(40)])
         subprocess.run(["cp", "--sparse=always", image, after], check=True)
         await store.close()
     with mounted(after, tmp_path / "after") as folder:
@@ -133,7 +135,7 @@ async def test_what_was_flushed_survives_a_power_cut(tmp_path: Path, flushed: bo
         recovery = await store.open()
         await store.close()
     # Without a flush the records are not promised; that they are missing shows that this test can tell.
-    assert recovery.jobs_total == (40 if flushed else 1)
+    assert recovery.jobs_total == {"flushed": 40, "accepted": 41, "neither": 1}[how]
 
 
 # --- a full disk -----------------------------------------------------------------------------------------------------

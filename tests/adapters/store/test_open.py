@@ -17,8 +17,8 @@ import pytest
 
 from supervisord.adapters.store import SqliteStore, readers, schema, statements
 from supervisord.core.errors import StateFolderError
-from supervisord.ports import JobFilter, Recovery
-from tests.fakes.records import a_footprint, a_job, a_result, an_attempt
+from supervisord.ports import DayCounts, JobFilter, Recovery
+from tests.fakes.records import a_durable_job, a_footprint, a_job, a_result, an_attempt, job_id
 
 PAGE = 4096
 
@@ -275,7 +275,7 @@ async def test_a_newer_version_is_refused(path: Path) -> None:
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA user_version = 99")
     connection.close()
-    assert "newer version of this program (schema 99; this one knows 4)" in await refusal(path)
+    assert "newer version of this program (schema 99; this one knows 5)" in await refusal(path)
 
 
 async def test_row_13_a_foreign_database_is_refused(path: Path) -> None:
@@ -293,11 +293,11 @@ def later_migration(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
 
 async def test_an_older_store_is_brought_up_to_date(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     await fill(path, 2)
-    later_migration(monkeypatch, "ALTER TABLE jobs ADD COLUMN batch TEXT;")
+    later_migration(monkeypatch, "ALTER TABLE jobs ADD COLUMN colour TEXT;")
     assert (await opened(path))[1] == 2
     with sqlite3.connect(path) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (5,)
-        assert connection.execute("SELECT batch FROM jobs").fetchall() == [(None,), (None,)]
+        assert connection.execute("PRAGMA user_version").fetchone() == (6,)
+        assert connection.execute("SELECT colour FROM jobs").fetchall() == [(None,), (None,)]
     connection.close()
 
 
@@ -316,7 +316,7 @@ async def test_a_store_of_the_first_version_gains_footprints(path: Path) -> None
     await store.close()
     assert (await opened(path))[1] == 1
     with sqlite3.connect(path) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (4,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (5,)
         assert connection.execute("SELECT vram FROM footprints").fetchall() == [(a_footprint("x").vram,)]
     connection.close()
 
@@ -348,15 +348,44 @@ async def test_attempts_of_an_older_store_are_read_beside_newer_ones(path: Path)
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
+async def test_a_store_of_every_released_version_takes_durable_work(path: Path, version: int) -> None:
+    path.parent.mkdir()
+    with sqlite3.connect(path) as connection:
+        for number, script in statements.migrations()[:version]:
+            connection.executescript(f"{script}\nPRAGMA user_version = {number};")
+        for number, status, finished_at in ((1, "done", 1003.0), (2, "running", None), (3, "failed", 1004.0)):
+            connection.execute(
+                "INSERT INTO jobs VALUES (?, '/v1/completions', 'm', 1, 0, 'x', 1000.0, NULL, NULL,"
+                " ?, 1, 'left', 1, 1000.5, 0.5, ?, NULL, '')",
+                (job_id(number), status, finished_at),
+            )
+        connection.execute("INSERT INTO job_bodies VALUES (?, 'output', ?)", (job_id(1), b"out"))
+    connection.close()
+    store = a_store(path)
+    recovery = await store.open()
+    assert (recovery.abandoned, recovery.requeued, recovery.jobs_total) == (1, 0, 3)
+    old = await store.job(job_id(1))
+    assert old is not None
+    assert old.result is not None
+    assert (old.job.terms, old.result.output, old.result.content_type, old.failures) == (None, b"out", "", 0)
+    assert await store.counts_since(1003.0) == DayCounts(done=1, failed=2)
+    await store.accept([a_durable_job(4)])
+    assert [found.job.id for found in await store.jobs(JobFilter(client="x"))] == [job_id(n) for n in (3, 2, 1)]
+    assert [found.job.id for found in await store.jobs(JobFilter(status="queued"))] == [job_id(4)]
+    await store.close()
+    assert (await opened(path))[0].requeued == 0
+
+
 async def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     await fill(path, 2)
     with monkeypatch.context() as patch:
-        later_migration(patch, "ALTER TABLE jobs ADD COLUMN batch TEXT; CREATE TABLE jobs (x);")
+        later_migration(patch, "ALTER TABLE jobs ADD COLUMN colour TEXT; CREATE TABLE jobs (x);")
         with pytest.raises(StateFolderError, match="already exists"):
             await a_store(path).open()
     with sqlite3.connect(path) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (4,)
-        assert "batch" not in connection.execute("SELECT sql FROM sqlite_master WHERE name = 'jobs'").fetchone()[0]
+        assert connection.execute("PRAGMA user_version").fetchone() == (5,)
+        assert "colour" not in connection.execute("SELECT sql FROM sqlite_master WHERE name = 'jobs'").fetchone()[0]
     connection.close()
     assert (await opened(path))[1] == 2
 

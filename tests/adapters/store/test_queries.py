@@ -3,15 +3,20 @@
 import asyncio
 import sqlite3
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
 from itertools import product
 from pathlib import Path
 
 import pytest
 
 from supervisord.adapters.store import SqliteStore, queries, readers
+from supervisord.adapters.store.readers import Lane
 from supervisord.core.errors import StoreUnavailableError
+from supervisord.core.terms import Flow
 from supervisord.ports import JobFilter
-from tests.fakes.records import a_job, a_result, an_attempt, job_id
+from tests.fakes.records import a_durable_job, a_job, a_result, an_attempt, an_event, job_id
 
 ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
 
@@ -32,6 +37,7 @@ async def test_queries_that_wait_are_bounded_in_number_and_time(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readers, "_LONGEST_QUERY_S", 0.3)
+    monkeypatch.setattr(readers, "_MOST_WAITING", 64)
     words: list[str] = []
 
     async def ask() -> None:
@@ -45,6 +51,38 @@ async def test_queries_that_wait_are_bounded_in_number_and_time(
     assert sum("64 queries" in told for told in words) == 6
     assert sum("was ended" in told for told in words) >= 2
     assert sum("busy with other queries" in told for told in words) >= 50
+
+
+async def test_a_herd_is_served(store: SqliteStore) -> None:
+    """All whose connections were cut ask at once, when they are back."""
+    await store.accept([a_durable_job(1)])
+    async with asyncio.TaskGroup() as group:
+        asked = [group.create_task(store.job(job_id(1))) for _ in range(3000)]
+    assert all(task.result() is not None for task in asked)
+
+
+async def test_no_kind_of_query_stands_behind_another(store: SqliteStore) -> None:
+    await store.accept([a_durable_job(1)])
+    flow, look = Flow("qwen", 1, "editor"), partial(store.job, job_id(1))
+    feed = partial(store.waiting, flow, after="", limit=1, most_bytes=1)
+    for slow, others in ((Lane.LIST, (look, feed)), (Lane.LOOK, (feed,)), (Lane.FEED, (look,))):
+        async with held_up(store, slow), asyncio.timeout(2):
+            for other in others:
+                assert await other()
+
+
+@asynccontextmanager
+async def held_up(store: SqliteStore, lane: Lane) -> AsyncIterator[None]:
+    """All readers of a lane are busy, and more is asked of them."""
+    go_on = threading.Event()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(9):
+            group.create_task(store._read(lambda _: go_on.wait(4), lane))
+        await asyncio.sleep(0)
+        try:
+            yield
+        finally:
+            go_on.set()
 
 
 async def test_closing_ends_the_queries_in_progress_and_those_that_wait(store: SqliteStore) -> None:
@@ -127,6 +165,17 @@ async def test_no_listing_sorts_or_walks_more_than_it_shows(store: SqliteStore, 
             assert any("COVERING INDEX jobs_submitted" in step for step in steps) == (since is not None), wanted
 
 
+async def test_the_lists_of_a_door_look_at_nothing_of_others(store: SqliteStore, path: Path) -> None:
+    for model, client, after in product([None, "x"], [None, "x"], [None, "x"]):
+        for status in (None, "done"):
+            wanted = JobFilter(origin="job", model=model, client=client, after=after, status=status)
+            (step, *more) = plan_of(path, wanted)
+            assert not more, wanted
+            by = "client=? AND " if client else "model=? AND " if model else ""
+            last = " AND id<?" if after else ""
+            assert f"(origin=? AND {by}".removesuffix(" AND ") + f"{last})" in step, (wanted, step)
+
+
 def plan_of(path: Path, wanted: JobFilter) -> list[str]:
     asked: list[str] = []
     connection = sqlite3.connect(path)
@@ -136,3 +185,22 @@ def plan_of(path: Path, wanted: JobFilter) -> list[str]:
     plan = [str(row[3]) for row in connection.execute(f"EXPLAIN QUERY PLAN {asked[-1]}")]
     connection.close()
     return plan
+
+
+async def test_large_events_of_a_stream_come_a_few_at_a_time(store: SqliteStore) -> None:
+    await store.accept([a_durable_job(1)])
+    event = bytes(3 * 2**20)
+    store.put_stream(job_id(1), 0, [event, event, b"last"])
+    assert [number for number, _ in await store.stream(job_id(1), after=-1, limit=9)] == [0]
+    assert [number for number, _ in await store.stream(job_id(1), after=0, limit=9)] == [1, 2]
+
+
+async def test_a_stream_beside_what_cannot_be_bound_is_saved(store: SqliteStore) -> None:
+    await store.accept([a_durable_job(1)])
+    store.put_event(an_event("odd \udcff"))
+    store.put_stream(job_id(1), 0, [b"zero", b"one"])
+    store.put_requeued(job_id(1), 1, "odd \udcff", failures=1)
+    assert await store.stream(job_id(1), after=-1, limit=9) == [(0, b"zero"), (1, b"one")]
+    found = await store.job(job_id(1))
+    assert found is not None
+    assert (found.detail, found.failures) == ("odd \\udcff", 1)

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from supervisord.adapters.store import SqliteStore, sqlite, transaction, trouble, writer
+from supervisord.adapters.store import SqliteStore, base, limits, transaction, trouble, writer
 from supervisord.adapters.store.group import Group
 from supervisord.core.errors import StoreFullError, StoreUnavailableError
 from supervisord.core.record import EventKind, EventRecord
 from supervisord.ports import JobFilter
-from tests.fakes.heard import Heard
 from tests.fakes.records import a_footprint, a_job, a_result, an_attempt, an_event, job_id
 
 
@@ -50,11 +49,11 @@ async def put_until_refused(store: SqliteStore, body: bytes | None = None) -> in
 
 async def test_new_work_is_refused_when_the_writer_is_behind(store: SqliteStore, held_up: threading.Event) -> None:
     accepted = await put_until_refused(store)
-    assert accepted == writer.MOST_RECORDS * 3 // 4
+    assert accepted == limits.MOST_RECORDS * 3 // 4
     assert store.state().pending == accepted
     with pytest.raises(StoreUnavailableError):
         store.put_event(an_event("x"))
-    for number in range(writer.MOST_RECORDS - accepted):  # kept free for what was accepted
+    for number in range(limits.MOST_RECORDS - accepted):  # kept free for what was accepted
         store.put_result(a_result(number))
     with pytest.raises(StoreUnavailableError):
         store.put_result(a_result(0))
@@ -64,7 +63,7 @@ async def test_new_work_is_refused_when_the_writer_is_behind(store: SqliteStore,
         store.put_attempt_started(job_id(0), 1, "left", 1)
     held_up.set()
     await store.flush()
-    assert (await store.counts_since(0.0)).done == writer.MOST_RECORDS // 4
+    assert (await store.counts_since(0.0)).done == limits.MOST_RECORDS // 4
     store.put_job(a_job("next"))
 
 
@@ -84,8 +83,8 @@ async def test_bodies_that_wait_are_bounded(store: SqliteStore, held_up: threadi
 async def test_a_flush_that_takes_too_long_is_told(
     store: SqliteStore, held_up: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "_LONGEST_FLUSH_S", 0.05)
-    monkeypatch.setattr(sqlite, "_LONGEST_LAG_S", 0.05)
+    monkeypatch.setattr(base, "_LONGEST_FLUSH_S", 0.05)
+    monkeypatch.setattr(base, "_LONGEST_LAG_S", 0.05)
     store.put_job(a_job(1))
     with pytest.raises(StoreUnavailableError, match=r"did not confirm a write within 0\.05 s"):
         await store.flush()
@@ -111,7 +110,7 @@ async def test_a_cancelled_flush_harms_nobody(store: SqliteStore, held_up: threa
 async def test_a_close_that_hangs_is_bounded(
     store: SqliteStore, held_up: threading.Event, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(sqlite, "_LONGEST_CLOSE_S", 0.05)
+    monkeypatch.setattr(base, "_LONGEST_CLOSE_S", 0.05)
     store.put_job(a_job(1))
     assert store._parts is not None
     thread = store._parts.writer._thread
@@ -305,7 +304,7 @@ async def test_a_writer_that_died_is_told(
 async def test_a_loop_that_ended_before_its_answer_is_no_trouble(
     store: SqliteStore, held_up: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "_LONGEST_FLUSH_S", 0.02)
+    monkeypatch.setattr(base, "_LONGEST_FLUSH_S", 0.02)
     store.put_job(a_job(1))
 
     def another_loop() -> None:
@@ -333,66 +332,3 @@ def test_errors_are_told_by_their_cause(tmp_path: Path, monkeypatch: pytest.Monk
     error = sqlite3.OperationalError()
     error.sqlite_errorcode = sqlite3.SQLITE_IOERR
     assert not trouble.describe(error, tmp_path / "gone" / "jobs.db").full
-
-
-# --- retention -------------------------------------------------------------------------------------------------------
-
-
-async def test_what_is_older_than_the_retention_is_forgotten_a_little_at_a_time(path: Path) -> None:
-    store = SqliteStore(path, keep_bodies=True, retention_s=None, now=lambda: 10_000.0)
-    await store.open()
-    for number in range(1000):
-        store.put_job(a_job(number, body=b"x"))
-        store.put_attempt(an_attempt(number))
-        store.put_result(a_result(number, finished_at=9000.0 + number, output=b"y"))
-        store.put_event(an_event(str(number), at=9000.0 + number))
-    store.put_job(a_job(5000, submitted_at=1.0))
-    await store.close()
-    connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute("UPDATE jobs SET status = 'queued', finished_at = NULL WHERE id = ?", (job_id(0),))
-    store = SqliteStore(path, keep_bodies=True, retention_s=500.0, now=lambda: 10_000.0)
-    await store.open()
-    async with asyncio.timeout(10):
-        while connection.execute("SELECT count(*) FROM events").fetchone()[0] > 500:
-            await store.flush()
-            store.put_attempt_started("keeps it busy", 1, "left", 1)
-    left = [connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("jobs", "attempts")]
-    assert left == [502, 501]  # and the two that were abandoned just now
-    assert connection.execute("SELECT min(finished_at) FROM jobs").fetchone() == (9500.0,)
-    assert connection.execute("SELECT count(*) FROM job_bodies").fetchone() == (1002,)
-    store.put_event(an_event("next"))
-    assert (await store.events(after=None, limit=1))[0].id == 1001
-    connection.close()
-    await store.close()
-
-
-async def test_a_clock_that_jumps_ahead_expires_nothing(path: Path) -> None:
-    now = 10_000.0
-    store = SqliteStore(path, keep_bodies=True, retention_s=5000.0, now=lambda: now)
-    await store.open()
-    store.put_job(a_job(1))
-    store.put_result(a_result(1, finished_at=9_999.0))
-    assert store._parts is not None
-    pruner = store._parts.writer._pruner
-    now = 1e9
-    for _ in range(3):
-        pruner._next = 0.0
-        store.put_event(an_event("tick", at=now))
-        await store.flush()
-    assert await store.job(job_id(1)) is not None
-    await store.close()
-
-
-async def test_a_deletion_that_fails_is_told_and_tried_again_later(path: Path) -> None:
-    store = SqliteStore(path, keep_bodies=True, retention_s=1.0, now=lambda: 10_000.0)
-    await store.open()
-    assert store._parts is not None
-    parts = store._parts
-    async with Heard("could not be deleted, trying again later"):
-        parts.writer._connection.execute("PRAGMA query_only = ON")
-        parts.writer._pruner._next = 0.0
-        parts.writer._bell.set()
-    parts.writer._connection.execute("PRAGMA query_only = OFF")
-    store.put_job(a_job(1))
-    await store.flush()
-    await store.close()

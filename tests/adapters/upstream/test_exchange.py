@@ -250,7 +250,7 @@ async def test_paused_time_does_not_count_as_silence() -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), ConnectionResetError("of the client")])
 @pytest.mark.parametrize("where", ["on_head", "on_data", "on_end", "on_fault"])
-async def test_receiver_that_raises_is_reported_and_its_exchange_aborted(where: str, error: Exception) -> None:
+async def test_receiver_that_raises_is_told_and_its_exchange_aborted(where: str, error: Exception) -> None:
     class Raising:
         def on_head(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
             self._perhaps("on_head")
@@ -262,7 +262,7 @@ async def test_receiver_that_raises_is_reported_and_its_exchange_aborted(where: 
             self._perhaps("on_end")
 
         def on_fault(self, fault: UpstreamFault) -> None:
-            self._perhaps("on_fault")
+            self._perhaps({"internal": "internal"}.get(fault.kind, "on_fault"))
 
         def _perhaps(self, what: str) -> None:
             calls.append(what)
@@ -280,5 +280,5 @@ async def test_receiver_that_raises_is_reported_and_its_exchange_aborted(where: 
         running = await upstream.start(request_to(server.port), Raising())
         context = await asyncio.wait_for(reported, 5)
         assert context["exception"] is error
-        assert calls[-1] == where
+        assert calls[-2:] == [where, "internal"], "nobody else would tell whoever waits"
         assert running.over

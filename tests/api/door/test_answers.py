@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 
 import pytest
@@ -11,7 +12,8 @@ from supervisord.api.door.alarm import Alarm
 from supervisord.api.door.connection import Connection
 from supervisord.api.door.reader import RequestReader
 from supervisord.api.door.server import REFUSED_AT_ONCE
-from supervisord.core.errors import QueueFullError
+from supervisord.api.sending import EVENTS, send
+from supervisord.core.errors import NotFoundError, QueueFullError
 from tests.fakes.garbage import no_garbage
 from tests.fakes.public_door import Caller, a_door, request_bytes
 
@@ -80,6 +82,23 @@ async def test_a_stream_is_chunked_and_in_http_1_0_ends_with_the_connection() ->
         assert "transfer-encoding" not in answer.headers
 
 
+async def test_a_head_of_a_stream_is_over_with_its_headers() -> None:
+    """Clients send their next request on that connection: it must not stand behind parts that nobody gets."""
+
+    async def never() -> AsyncGenerator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
+
+    async def working(request: Request, client: HttpClient) -> None:
+        await send(client, EVENTS, never(), stall_s=60)
+
+    async with a_door(working) as door, door.caller() as caller:
+        caller.send(b"HEAD /work HTTP/1.1\r\nhost: a\r\n\r\n")
+        answer = await caller.answer(bodiless=True)
+        assert (answer.status, answer.headers["content-type"]) == (200, "text/event-stream")
+        assert (await caller.ask()).status == 200
+
+
 @pytest.mark.parametrize("length", [0, None])
 async def test_an_answer_without_a_body(length: int | None) -> None:
     async def working(request: Request, client: HttpClient) -> None:
@@ -96,6 +115,8 @@ async def test_bugs_cost_one_request_and_are_told() -> None:
         await asyncio.sleep(0)
         if request.query == "begun":
             begin_stream(client)
+        if request.query == "refused":
+            raise NotFoundError("there is none")
         raise KeyError(request.query)
 
     async with a_door(working) as door:
@@ -107,6 +128,9 @@ async def test_bugs_cost_one_request_and_are_told() -> None:
         async with door.caller() as caller:
             caller.send(request_bytes("POST", "/work?begun"))
             assert not (await caller.closed()).endswith(b"0\r\n\r\n"), "it cannot be taken for a whole answer"
+        async with door.caller() as caller:
+            assert (await caller.ask("POST", "/work?refused")).code == "not_found"
+        assert door.application.told_of == ["/work", "/bug", "/work"], "an error has the shape that its client reads"
         assert door.bugs == ["KeyError('before')", "ZeroDivisionError('a bug')", "KeyError('begun')"]
 
 

@@ -21,6 +21,8 @@ class Seen:
     path: str
     query: Mapping[str, str]
     body: Any
+    headers: Mapping[str, str]
+    raw: bytes  # the body as it came
 
 
 class Stream:
@@ -52,12 +54,16 @@ class Stream:
 
 @dataclass
 class Peer:
-    """`answers` by path, with `?follow` where it is followed: JSON, a text, a (status, JSON), or a Stream."""
+    """`answers` by path, with `?follow` where it is followed: JSON, a text, bytes, a (status, JSON), or a Stream.
+
+    A list has an answer for each time it is asked, the last of them for all later ones.
+    """
 
     path: Path
     loop: asyncio.AbstractEventLoop
     answers: dict[str, Any] = field(default_factory=dict)
     seen: list[Seen] = field(default_factory=list)
+    asked: threading.Event = field(default_factory=threading.Event)  # for the first time
 
     def stream(self) -> Stream:
         made: list[Stream] = []
@@ -70,9 +76,13 @@ class Peer:
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         raw = await request.read()
-        self.seen.append(Seen(request.method, request.path, dict(request.query), json.loads(raw) if raw else None))
+        sent = raw if request.content_type == "application/octet-stream" else json.loads(raw) if raw else None
+        self.seen.append(Seen(request.method, request.path, dict(request.query), sent, dict(request.headers), raw))
+        self.asked.set()
         path = request.raw_path.partition("?")[0]
         answer = self.answers.get(f"{path}?follow" if "follow" in request.query else path)
+        if isinstance(answer, list):
+            answer = answer.pop(0) if len(answer) > 1 else answer[0]
         if answer is None:
             missing = {"message": f"there is no {request.path}", "type": "supervisor_error", "code": "not_found"}
             return web.json_response({"error": missing}, status=404)
@@ -80,6 +90,8 @@ class Peer:
             return await answer.play(request)
         if isinstance(answer, str):
             return web.Response(text=answer)
+        if isinstance(answer, bytes):
+            return web.Response(body=answer)
         status, document = answer if isinstance(answer, tuple) else (200, answer)
         return web.json_response(document, status=status)
 

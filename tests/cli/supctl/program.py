@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 BOUND_S = 20.0
 ARGV = (sys.executable, "-m", "supervisord.cli.supctl")
@@ -48,6 +49,16 @@ class Supctl:
             check=False,
         )
         return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def to(self, file: BinaryIO, *arguments: str) -> int:
+        """Run to the end, its output to a file; the exit status."""
+        return subprocess.run(
+            [*ARGV, *arguments],
+            env=environment(LLM_SUPERVISORD_SOCKET=str(self.socket)),
+            stdout=file,
+            timeout=BOUND_S,
+            check=False,
+        ).returncode
 
     @contextlib.contextmanager
     def running(

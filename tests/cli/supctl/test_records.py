@@ -63,6 +63,21 @@ class TestJobs:
         peer.answers[f"/v1/jobs/{document['id']}"] = document
         golden(f"job-{job.lower()}", supctl("jobs", "show", document["id"]).out)
 
+    def test_record_of_a_line_of_a_batch_that_waits(self, supctl, peer):
+        peer.answers["/v1/jobs/x"] = {
+            **documents.WAITING, "waits_for": "its turn", "position": 7, "batch": "batch_1", "line": 12,
+            "custom_id": "invoice-12", "deadline_at": documents.AT + 3600, "metadata": {"run": "a\x1b[31m"},
+        }  # fmt: skip
+        shown = supctl("job", "show", "x").out.splitlines()
+        assert "  waits for       its turn, position 7" in shown
+        assert "  batch           batch_1, line 12: invoice-12" in shown
+        assert any(line.startswith("  deadline        2026-") for line in shown)
+        assert shown[-1] == "  run             a [31m"
+
+    def test_record_of_nothing(self, supctl, peer):
+        ended = supctl("job", "show", "")
+        assert (ended.status, ended.err, peer.seen) == (6, "supctl: an empty name is nobody's\n", [])
+
     def test_record_tells_every_field(self, supctl, peer):
         """Each field of the document changes what is printed."""
         peer.answers["/v1/jobs/x"] = documents.JOB

@@ -45,6 +45,7 @@ def test_details_of_some_backends(supctl, peer):
     ended = supctl("status", "gone", "whole")
     assert [line for line in ended.out.splitlines() if line and line[0] != " "] == [
         "control groups  v1, with memory; the pids controller is not there",
+        "store           4 KiB in /var/lib/llm-supervisord/jobs.sqlite",
         "gone  parked for 2h 10m",
         "whole  ready for 2h 10m",
     ]
@@ -91,6 +92,12 @@ def test_what_to_do_about_a_missing_sensor_is_not_cut(supctl, peer):
     peer.answers["/v1/status"] = {"gpu_sensor": {"state": "absent", "problem": problem}}
     lines = supctl("status", COLUMNS="80").out.splitlines()
     assert f"{lines[2]} {lines[3].strip()}" == f"gpu   none ({problem})"
+
+
+def test_durable_jobs_that_wait_are_told_beside_the_queue(supctl, peer):
+    queue = {**documents.STATUS["queue"], "backlog": 1580}
+    peer.answers["/v1/status"] = {**documents.STATUS, "queue": queue}
+    assert "  queue 12 (oldest 41 s)  backlog 1\N{NO-BREAK SPACE}580  " in supctl("status", COLUMNS="200").out
 
 
 def test_gpu_that_misses_figures(supctl, peer):

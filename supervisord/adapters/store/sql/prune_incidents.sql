@@ -1,3 +1,3 @@
 DELETE FROM incidents WHERE id IN (
-  SELECT id FROM incidents INDEXED BY incidents_at WHERE at < :before ORDER BY at LIMIT :chunk
+  SELECT id FROM incidents INDEXED BY incidents_at WHERE at < :records ORDER BY at LIMIT :chunk
 );

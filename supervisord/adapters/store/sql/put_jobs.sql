@@ -1,7 +1,8 @@
 -- A job that is already there keeps its record; its state moves on only past the fence.
 INSERT INTO jobs (
   id, endpoint, model, priority, stream, client, submitted_at, max_tokens, temperature,
-  status, attempt, backend, generation, started_at, queue_wait_s, finished_at, reason, detail
+  status, attempt, backend, generation, started_at, queue_wait_s, finished_at, reason, detail,
+  http_status, content_type
 )
 VALUES {rows}
 ON CONFLICT (id) DO UPDATE SET
@@ -13,5 +14,8 @@ ON CONFLICT (id) DO UPDATE SET
   queue_wait_s = excluded.queue_wait_s,
   finished_at = excluded.finished_at,
   reason = excluded.reason,
-  detail = excluded.detail
-WHERE finished_at IS NULL AND (excluded.finished_at IS NOT NULL OR excluded.attempt > attempt);
+  detail = excluded.detail,
+  http_status = excluded.http_status,
+  content_type = excluded.content_type
+WHERE finished_at IS NULL
+  AND (excluded.attempt > attempt OR (excluded.attempt = attempt AND excluded.finished_at IS NOT NULL));

@@ -1,9 +1,9 @@
 """`supctl incidents`, `supctl incidents show` and `supctl incidents export`."""
 
 import json
-import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import click
 from click.shell_completion import CompletionItem
@@ -13,13 +13,14 @@ from supervisord.cli.supctl.commands.backends import COMPLETION_TIMEOUT_S, compl
 from supervisord.cli.supctl.commands.jobs import read_since
 from supervisord.cli.supctl.failure import Failure
 from supervisord.cli.supctl.incident_view import listing, record
-from supervisord.cli.supctl.options import Session, common_options, json_option, session
+from supervisord.cli.supctl.new_file import new_file
+from supervisord.cli.supctl.newest import show_newest
+from supervisord.cli.supctl.options import Session, common_options, json_option, limit_option, session
 from supervisord.cli.supctl.screen import note, show, show_bytes
 from supervisord.cli.supctl.wire import Doc, clean
 from supervisord.cli.supctl.wire_incidents import Incident
 
 KINDS = ("exit", "hang", "load_stall", "shrunk", "evicted", "refused", "unkillable")
-LIMIT = 20
 _COMPLETED = 20  # incidents that a pressed Tab offers
 _ONES = {"secrets": "secret", "prompts": "prompt", "home folders": "home folder"}
 
@@ -38,9 +39,7 @@ def _complete(context: click.Context, parameter: click.Parameter, incomplete: st
 @click.option("--backend", metavar="NAME", shell_complete=complete_backend, help="Only those of this backend.")
 @click.option("--kind", type=click.Choice(KINDS), help="Only those of this kind.")
 @click.option("--since", metavar="WHEN", callback=read_since, help="Only later ones: 30m, 1h, 2d, or 2026-11-20T14:00.")
-@click.option(
-    "--limit", metavar="N", type=click.IntRange(1, 1000), default=LIMIT, help=f"At most so many. Default: {LIMIT}."
-)
+@limit_option(20, 1000)
 @json_option
 @common_options
 @session
@@ -60,12 +59,11 @@ def incidents(
         return
     query = {"backend": backend, "kind": kind, "since": since, "limit": limit}
     answer = session.control().get("/v1/incidents", query)
-    if as_json:
-        show_bytes(answer.body)
-        return
-    show(listing([Incident.read(each) for each in answer.doc.each("incidents")], session.screen()))
-    if answer.doc.flag("more"):
-        note(f"there are older ones; these are the newest {limit} (--limit)")
+    show_newest(answer, lambda: _listed(answer.doc, session), limit=limit, as_json=as_json)
+
+
+def _listed(doc: Doc, session: Session) -> list[str]:
+    return listing([Incident.read(each) for each in doc.each("incidents")], session.screen())
 
 
 @incidents.command("show")
@@ -95,32 +93,16 @@ def export_incident(session: Session, *, incident: str, output: str | None) -> N
         sys.stdout.write(text)
         sys.stdout.flush()
     else:
-        path = output or f"incident-{_file_name(doc)}.json"
-        _write(path, text)
-        show([f"{clean(path)} written, readable by you alone"])
+        path = Path(output or f"incident-{_file_name(doc)}.json")
+        with new_file(path) as file:
+            file.write(text.encode(errors="replace"))
+        show([f"{clean(str(path))} written, readable by you alone"])
     note(f"{_removed(doc.child('removed'))}. Read it before you hand it on")
 
 
 def _file_name(doc: Doc) -> str:
     letters = doc.child("incident").text("id")
     return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in letters)
-
-
-def _write(path: str, text: str) -> None:
-    """Never over another file: a report that was sent must stay as it was. Raises Failure."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        raise Failure(f"{clean(path)} is there already: move it away, or name another file with --output") from None
-    except OSError as error:
-        raise Failure(f"{clean(path)} cannot be written ({error.strerror}): name another with --output") from None
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as file:
-            file.write(text)
-    except OSError as error:
-        with suppress(OSError):
-            os.unlink(path)  # noqa: PTH108 - half a report is none; pathlib is not needed for anything else here
-        raise Failure(f"{clean(path)} cannot be written ({error.strerror}): name another with --output") from None
 
 
 def _removed(doc: Doc) -> str:

@@ -7,12 +7,13 @@ import click
 
 from supervisord.cli.supctl.client import segment
 from supervisord.cli.supctl.job_view import listing, record
-from supervisord.cli.supctl.options import Session, common_options, json_option, session
-from supervisord.cli.supctl.screen import note, show, show_bytes
+from supervisord.cli.supctl.newest import show_newest
+from supervisord.cli.supctl.options import Session, common_options, json_option, limit_option, session
+from supervisord.cli.supctl.screen import show, show_bytes
+from supervisord.cli.supctl.wire import Doc
 from supervisord.cli.supctl.wire_records import Job
 
 STATUSES = ("queued", "running", "done", "failed", "cancelled", "abandoned")
-LIMIT = 50
 
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -45,9 +46,7 @@ def read_since(context: click.Context, parameter: click.Parameter, value: str | 
 @click.option("--model", metavar="NAME", help="Only jobs that asked for this model.")
 @click.option("--backend", metavar="NAME", help="Only jobs that ran on this backend.")
 @click.option("--since", metavar="WHEN", callback=read_since, help="Only later ones: 30m, 1h, 2d, or 2026-11-20T14:00.")
-@click.option(
-    "--limit", metavar="N", type=click.IntRange(1, 1000), default=LIMIT, help=f"At most so many. Default: {LIMIT}."
-)
+@limit_option(50, 1000)
 @json_option
 @common_options
 @session
@@ -68,12 +67,11 @@ def jobs(
         return
     query = {"status": status, "model": model, "backend": backend, "since": since, "limit": limit}
     answer = session.control().get("/v1/jobs", query)
-    if as_json:
-        show_bytes(answer.body)
-        return
-    show(listing([Job.read(each) for each in answer.doc.each("jobs")], session.screen()))
-    if answer.doc.flag("more"):
-        note(f"there are older ones; these are the newest {limit} (--limit)")
+    show_newest(answer, lambda: _listed(answer.doc, session), limit=limit, as_json=as_json)
+
+
+def _listed(doc: Doc, session: Session) -> list[str]:
+    return listing([Job.read(each) for each in doc.each("jobs")], session.screen())
 
 
 @jobs.command("show")

@@ -1,0 +1,1 @@
+DELETE FROM file_parts WHERE rowid IN (SELECT rowid FROM file_parts WHERE file_id = :id LIMIT :chunk);

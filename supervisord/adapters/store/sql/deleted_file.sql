@@ -1,0 +1,1 @@
+SELECT id FROM files WHERE status = 'deleted' LIMIT 1;

@@ -1,0 +1,1 @@
+SELECT data FROM file_parts WHERE file_id = ? AND number = ?;

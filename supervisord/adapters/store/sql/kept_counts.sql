@@ -1,0 +1,1 @@
+SELECT counts FROM batches WHERE id = ? AND deleted = 0;

@@ -1,0 +1,1 @@
+UPDATE batches SET dropped_line = :last WHERE id = :batch;

@@ -1,0 +1,1 @@
+UPDATE files SET status = 'deleted' WHERE id = ? AND status <> 'deleted';

@@ -1,0 +1,1 @@
+UPDATE lives SET number = number + 1, opened_at = :now RETURNING number;

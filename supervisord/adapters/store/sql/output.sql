@@ -1,0 +1,1 @@
+SELECT body FROM job_bodies WHERE job_id = ? AND part = 'output';

@@ -1,0 +1,1 @@
+UPDATE batches SET counts = ? WHERE id = ?;

@@ -1,0 +1,1 @@
+INSERT INTO keys (client, key, digest, job_id, at, batch) VALUES (?, ?, ?, nullif(?, ''), ?, nullif(?, ''));
