@@ -1,8 +1,8 @@
 """Upkeep of the store: a copy of it while it works, and room given back to the disk."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -41,10 +41,20 @@ class Upkeep:
                     size_bytes=report.size_bytes,
                     seconds=report.seconds,
                 )
-                return await _sent(request, self._copy)
+                file = self._taken()
             finally:
-                with suppress(OSError):
-                    await asyncio.to_thread(self._copy.unlink, missing_ok=True)
+                self._copy.unlink(missing_ok=True)
+        try:
+            return await _sent(request, file)
+        finally:
+            # Gives the room back, which may take long. Nobody waits for it: whoever is cancelled would not begin it.
+            asyncio.get_running_loop().run_in_executor(None, file.close)
+
+    def _taken(self) -> BinaryIO:
+        """The copy, which has no name any more: whatever becomes of its reader, it does not stay."""
+        file = self._copy.open("rb")
+        self._copy.unlink()
+        return file
 
     async def vacuum(self, request: web.Request) -> web.Response:
         """POST /v1/store/vacuum"""
@@ -55,11 +65,10 @@ class Upkeep:
         return json_response({"freed_bytes": freed, "size_bytes": size})
 
 
-async def _sent(request: web.Request, path: Path) -> web.StreamResponse:
-    with await asyncio.to_thread(path.open, "rb") as file:
-        response = web.StreamResponse(headers={"content-type": "application/vnd.sqlite3"})
-        response.content_length = (await asyncio.to_thread(path.stat)).st_size
-        return await sent(request, response, _parts(file))
+async def _sent(request: web.Request, file: BinaryIO) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"content-type": "application/vnd.sqlite3"})
+    response.content_length = os.fstat(file.fileno()).st_size
+    return await sent(request, response, _parts(file))
 
 
 async def _parts(file: BinaryIO) -> AsyncIterator[bytes]:
