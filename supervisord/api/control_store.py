@@ -41,20 +41,14 @@ class Upkeep:
                     size_bytes=report.size_bytes,
                     seconds=report.seconds,
                 )
-                file = self._taken()
+                file = self._copy.open("rb")
             finally:
-                self._copy.unlink(missing_ok=True)
-        try:
-            return await _sent(request, file)
-        finally:
-            # Gives the room back, which may take long. Nobody waits for it: whoever is cancelled would not begin it.
-            asyncio.get_running_loop().run_in_executor(None, file.close)
-
-    def _taken(self) -> BinaryIO:
-        """The copy, which has no name any more: whatever becomes of its reader, it does not stay."""
-        file = self._copy.open("rb")
-        self._copy.unlink()
-        return file
+                self._copy.unlink(missing_ok=True)  # not after it was sent: who is cancelled may not come to that
+            try:
+                return await _sent(request, file)
+            finally:
+                # Gives the room back, which may take long. Nobody waits for it: who is cancelled would not begin it.
+                asyncio.get_running_loop().run_in_executor(None, file.close)
 
     async def vacuum(self, request: web.Request) -> web.Response:
         """POST /v1/store/vacuum"""
