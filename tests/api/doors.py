@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any, cast
 
 from supervisord.api.door import HttpClient, Request, Response
@@ -12,23 +11,7 @@ from supervisord.config.load import defaults
 from supervisord.core.errors import SupervisorError
 from tests.engine.overnight import Night
 from tests.engine.rig import Wire
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-    @property
-    def param(self) -> str | None:
-        """What of the request was wrong."""
-        value: str | None = self.json["error"]["param"]
-        return value
+from tests.fakes.public_door import Answer
 
 
 class Doors:
@@ -37,7 +20,7 @@ class Doors:
     def __init__(self, it: Night) -> None:
         self._door = public_door(public_tables(it.it.supervisor, defaults()), frozenset(), (), Counter())
 
-    async def __call__(self, path: str, body: bytes | dict[str, Any] | None = None, **headers: str) -> Told:
+    async def __call__(self, path: str, body: bytes | dict[str, Any] | None = None, **headers: str) -> Answer:
         """GET without a body, POST with one. Underscores in the names of headers are hyphens."""
         method = "GET" if body is None else "POST"
         path, _, query = path.partition("?")
@@ -50,7 +33,7 @@ class Doors:
                 answer = await answer(cast("HttpClient", wire)) or _sent(wire)
             except SupervisorError as error:
                 answer = self._door.told(error, request)
-        return Told(answer.status, dict(answer.headers), answer.body)
+        return Answer(answer.status, dict(answer.headers), answer.body)
 
 
 def _sent(wire: Wire) -> Response:

@@ -7,25 +7,10 @@ import pytest
 
 from supervisord.core.errors import ConflictError, InvalidRequestError, StoreUnavailableError
 from supervisord.core.job import FailureReason, JobStatus
-from supervisord.core.record import KeyRecord
 from supervisord.core.terms import Flow, Origin, OutputCheck, Terms
-from supervisord.ports import JobFilter, Page, Store, StoredJob
+from supervisord.ports import JobFilter, Page, Store
+from tests.fakes.looks import KEY, MUCH, found, ids_waiting
 from tests.fakes.records import a_durable_job, a_file, a_job, a_line, a_result, an_attempt, job_id
-
-MUCH = 10**9
-KEY = KeyRecord(client="editor", key="k1", digest="d1", job_id=job_id(1), at=1000.0)
-
-
-async def found(store: Store, number: int) -> StoredJob:
-    stored = await store.job(job_id(number))
-    assert stored is not None
-    return stored
-
-
-async def ids_waiting(store: Store, flow: Flow, after: str = "", limit: int = 100, most_bytes: int = MUCH) -> list[str]:
-    waiting = await store.waiting(flow, after=after, limit=limit, most_bytes=most_bytes)
-    return [stored.job.id for stored in waiting]
-
 
 # --- accepting -------------------------------------------------------------------------------------------------------
 

@@ -97,6 +97,12 @@ class Answer:
     def code(self) -> str:
         return str(self.json["error"]["code"])
 
+    @property
+    def param(self) -> str | None:
+        """What of the request was wrong."""
+        value: str | None = self.json["error"]["param"]
+        return value
+
 
 class Caller:
     """One connection to a door."""
